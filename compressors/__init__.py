@@ -1,0 +1,1 @@
+"""What a choice does to a layer: sparsify, decompose, quantize, fine-tune, export."""

@@ -1,0 +1,1 @@
+"""One number for one recipe: accuracy, latency, size."""

@@ -1,0 +1,1 @@
+"""Lowering, kernel times and measurements on the target."""

@@ -1,0 +1,1 @@
+"""MmDeqSwigluQuantMmDeq: a quantized gated MLP in one kernel."""

@@ -1,0 +1,1 @@
+"""The study, the samplers, finalists, MLflow and the commands."""

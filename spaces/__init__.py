@@ -1,0 +1,1 @@
+"""Recipes, the layers and groups of a model, and the space of recipes."""

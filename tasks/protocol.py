@@ -1,0 +1,55 @@
+"""What a task is: a trained model, its calibration inputs and its scored evaluation data."""
+
+from collections.abc import Iterable
+from typing import Literal, Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+Split = Literal["search", "test"]
+Inputs = tuple[Tensor, ...]
+
+
+class Task(Protocol):
+    """A trained model with what is needed to compress and to judge it."""
+
+    @property
+    def name(self) -> str:
+        """Return the name that recipes and reports carry."""
+
+    @property
+    def model(self) -> nn.Module:
+        """Return the trained model in evaluation mode; nobody changes it in place."""
+
+    @property
+    def example_inputs(self) -> Inputs:
+        """Return one tuple of positional inputs, the batch first, from which shapes are traced."""
+
+    def calibration(self) -> Iterable[Inputs]:
+        """Return the same few input batches each time; none is from the search or the test split."""
+
+
+@runtime_checkable
+class ScoredTask(Task, Protocol):
+    """A task whose metric is a mean of one score per sample, higher being better."""
+
+    def size(self, split: Split) -> int:
+        """Return the number of samples in the split."""
+
+    def scores(self, model: nn.Module, split: Split, start: int, stop: int) -> Tensor:
+        """Return shape (stop - start,): the score of each of those samples."""
+
+
+@runtime_checkable
+class MetricTask(Task, Protocol):
+    """A task whose metric is one number of the whole split, higher being better; it is not raced."""
+
+    def metric(self, model: nn.Module, split: Split) -> float:
+        """Return the metric of the model on the split."""
+
+
+@runtime_checkable
+class TrainingTask(Task, Protocol):
+    """A task with unlabelled training inputs, on which finalists learn from the original network."""
+
+    def training(self, epoch: int) -> Iterable[Inputs]:
+        """Return the epoch's batches: shuffled by the epoch's number alone, so that a run can be repeated."""
