@@ -1,0 +1,71 @@
+"""Apply a recipe: sparsify, decompose, fine-tune, quantize, in this order."""
+
+import copy
+from dataclasses import dataclass
+
+from gulliver.compressors.batch_norm import reestimate_batch_norms
+from gulliver.compressors.decompose import decompose
+from gulliver.compressors.finetune import finetune
+from gulliver.compressors.quantize import quantize
+from gulliver.compressors.sparsify import Ranking, rank_channels, sparsify
+from gulliver.spaces.layer_graph import LayerGraph
+from gulliver.spaces.network_identity import check_recipe, network_hash
+from gulliver.spaces.recipe import Recipe
+from gulliver.spaces.trace import trace
+from gulliver.tasks.protocol import Task
+from torch import Tensor, fx, nn
+
+Calibration = tuple[tuple[Tensor, ...], ...]
+
+
+@dataclass(frozen=True)
+class Original:
+    """A task's network with all that is computed of it once, however many recipes are applied."""
+
+    task: Task
+    network: str
+    graph: LayerGraph
+    ranking: Ranking
+    calibration: Calibration
+
+
+def read_original(task: Task) -> Original:
+    """Trace the task's network, rank its channels, and load the calibration inputs."""
+    return Original(
+        task=task,
+        network=network_hash(task.model),
+        graph=trace(task.model, task.example_inputs),
+        ranking=rank_channels(task.model, task.example_inputs),
+        calibration=tuple(task.calibration()),
+    )
+
+
+def apply(task: Task, recipe: Recipe) -> nn.Module:
+    """Return the task's network as the recipe wants it, the original untouched.
+
+    Raises InputError, which names the layer and the rule, where the recipe does not fit the network.
+    """
+    return compress(read_original(task), recipe)
+
+
+def compress(original: Original, recipe: Recipe, calibration: Calibration | None = None) -> fx.GraphModule:
+    """Return the network as the recipe wants it, fine-tuned if the recipe says so.
+
+    `calibration` replaces the task's calibration inputs where less will do, as for a timing.
+    """
+    calibration = original.calibration if calibration is None else calibration
+    thinned = thin(original, recipe, calibration)
+    if recipe.finetune is not None:
+        finetune(thinned, original.task, recipe.finetune)
+    return quantize(thinned, recipe, calibration)
+
+
+def thin(original: Original, recipe: Recipe, calibration: Calibration) -> nn.Module:
+    """Return the network in floating point with channels removed and layers split, batch norms re-estimated."""
+    check_recipe(recipe, original.graph, original.network)
+    model = copy.deepcopy(original.task.model).eval()
+    if not any(choice.sparsify or choice.decompose for choice in recipe.layers.values()):
+        return model
+    sparsify(model, original.graph, recipe, original.ranking)
+    decompose(model, recipe)
+    return reestimate_batch_norms(model, calibration)

@@ -1,0 +1,41 @@
+"""Export to OpenVINO IR: weights stored in their integer width, removed channels gone, split layers split."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Shape = tuple[int, ...]
+
+
+def to_openvino(model: nn.Module, example_inputs: tuple[Tensor, ...], batch: int) -> Any:
+    """Return the network as an `openvino.Model` of this batch size, its quantized weights packed."""
+    import openvino
+    from openvino._offline_transformations import compress_quantize_weights_transformation
+
+    logging.getLogger("nncf").setLevel(logging.ERROR)
+    inputs = tuple(_of_batch(tensor, batch) for tensor in example_inputs)
+    with torch.no_grad():
+        traced = torch.jit.trace(model, inputs, check_trace=False)
+        converted = openvino.convert_model(traced, example_input=inputs, input=[tuple(it.shape) for it in inputs])
+    compress_quantize_weights_transformation(converted)
+    return converted
+
+
+def save_openvino(converted: Any, path: Path, half: bool = True) -> int:
+    """Write `path` (.xml) and its weights (.bin); return the bytes of both.
+
+    Floating-point weights are stored in 16 bits where `half`, as the target's bf16 runs them anyway.
+    """
+    import openvino
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    openvino.save_model(converted, path, compress_to_fp16=half)
+    return path.stat().st_size + path.with_suffix(".bin").stat().st_size
+
+
+def _of_batch(tensor: Tensor, batch: int) -> Tensor:
+    repeats = -(-batch // tensor.shape[0])
+    return tensor.repeat(repeats, *([1] * (tensor.dim() - 1)))[:batch]

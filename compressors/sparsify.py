@@ -1,0 +1,51 @@
+"""Channel sparsity: remove the least important channels of each group of tied channels, for real."""
+
+from collections.abc import Mapping
+
+import torch
+import torch_pruning
+from gulliver.spaces.layer_graph import ChannelGroup, LayerGraph
+from gulliver.spaces.recipe import Recipe
+from gulliver.spaces.shapes import group_ratio, removed_channels
+from torch import Tensor, nn
+from torch_pruning import ops
+from torch_pruning.pruner.function import PrunerBox
+
+Ranking = Mapping[str, tuple[int, ...]]
+
+
+def rank_channels(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> Ranking:
+    """Return each group's channels, least important first, by the L2 norm of all weights tied to a channel.
+
+    Source: Fang et al., "DepGraph", CVPR 2023, section 3.3 (group-level importance).
+    """
+    with torch.enable_grad():
+        dependency = torch_pruning.DependencyGraph().build_dependency(model, example_inputs, verbose=False)
+    importance = torch_pruning.importance.GroupMagnitudeImportance(p=2)
+    names = {module: name for name, module in model.named_modules()}
+    rankings: dict[str, tuple[int, ...]] = {}
+    for group in dependency.get_all_groups():
+        scores = importance(group)
+        if scores is not None:
+            order = tuple(torch.argsort(scores, stable=True).tolist())
+            members = [item.dep.target.module for item in group.items]
+            rankings |= {names[module]: order for module in members if module in names}
+    return rankings
+
+
+def sparsify(model: nn.Module, graph: LayerGraph, recipe: Recipe, ranking: Ranking) -> nn.Module:
+    """Remove in place the channels that the recipe gives up, everywhere they reach; return the model."""
+    for group in graph.channel_groups:
+        count = removed_channels(group.channels, group_ratio(group, recipe))
+        if count:
+            _remove(model, group, ranking[group.name][:count])
+    return model
+
+
+def _remove(model: nn.Module, group: ChannelGroup, channels: tuple[int, ...]) -> None:
+    for coupling in group.couplings:
+        module = model.get_submodule(coupling.module)
+        pruner = PrunerBox[ops.module2type(module)]
+        indices = sorted(index for channel in channels for index in coupling.indices[channel])
+        prune = pruner.prune_out_channels if coupling.side == "out" else pruner.prune_in_channels
+        prune(module, indices)

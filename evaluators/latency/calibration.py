@@ -1,0 +1,118 @@
+"""Calibrate this machine's latency model: kernel times, and what boundaries and unfused passes cost.
+
+The model: seconds = sum over precisions of scale * node seconds + bytes of memory passes / bandwidth
++ seconds a pass + seconds a network. Its few coefficients are fitted, none below zero, to whole networks of
+mixed recipes measured on this machine.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from gulliver.compressors.compress import Original, compress
+from gulliver.compressors.export import to_openvino
+from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
+from gulliver.evaluators.latency.kernel import ComputeKernel, KernelCall
+from gulliver.evaluators.latency.kernel_benchmark import time_kernels
+from gulliver.evaluators.latency.kernel_table import KernelTable
+from gulliver.evaluators.latency.machine import this_machine
+from gulliver.evaluators.latency.measurement import compile_openvino, measure
+from gulliver.spaces.recipe import Recipe
+from gulliver.tasks.cache import cache_dir, write_atomically
+from scipy.optimize import nnls
+
+_REPETITIONS = 15
+
+
+@dataclass(frozen=True)
+class Coefficients:
+    """What the kernel table's times are multiplied by and what is added to them; the errors are of the fit itself."""
+
+    int8_scale: float
+    float_scale: float
+    seconds_per_byte: float
+    seconds_per_pass: float
+    seconds_per_network: float
+    networks: int
+    mean_error: float
+
+
+@dataclass(frozen=True)
+class CpuLatencyModel:
+    """Kernel times measured on this machine, with the fitted cost of what lies between the kernels."""
+
+    table: KernelTable
+    coefficients: Coefficients
+
+    def seconds(self, call: KernelCall) -> float:
+        """Return the modelled seconds of one call; a kernel that is not in the table is measured."""
+        kernel = call.kernel
+        if isinstance(kernel, ComputeKernel):
+            scale = self.coefficients.int8_scale if kernel.precision == "int8" else self.coefficients.float_scale
+            return scale * self.table.seconds(kernel)
+        passes = self.coefficients.seconds_per_pass * (kernel.kind != "fused_add")
+        return passes + self.coefficients.seconds_per_byte * kernel.bytes_moved
+
+    def total_ms(self, calls: Sequence[KernelCall]) -> float:
+        """Return the modelled milliseconds of one inference."""
+        return 1e3 * (self.coefficients.seconds_per_network + sum(self.seconds(call) for call in calls))
+
+
+def kernel_table(target: CpuOpenvino) -> KernelTable:
+    """Return the cached table of kernel times of this machine."""
+    path = cache_dir() / "kernel_times" / f"{target.name}-{this_machine().key}-{target.threads}-threads.csv"
+    return KernelTable(path, lambda kernels: time_kernels(kernels, target.threads, target.kernel_repetitions))
+
+
+def calibrate(target: CpuOpenvino, original: Original, recipes: Sequence[Recipe]) -> CpuLatencyModel:
+    """Return the latency model of the network on this machine, from the cache or fitted to the recipes' networks."""
+    table = kernel_table(target)
+    path = _coefficients_path(target, original)
+    if path.exists():
+        return CpuLatencyModel(table, Coefficients(**json.loads(path.read_text())))
+    lowered = [target.lower(original.graph, recipe) for recipe in recipes]
+    table.require(call.kernel for calls in lowered for call in calls if isinstance(call.kernel, ComputeKernel))
+    measured = measure_recipes(target, original, recipes)
+    coefficients = fit(lowered, measured, table)
+    text = json.dumps(asdict(coefficients), indent=2)
+    write_atomically(path, lambda temporary: temporary.write_text(text))
+    return CpuLatencyModel(table, coefficients)
+
+
+def measure_recipes(target: CpuOpenvino, original: Original, recipes: Sequence[Recipe]) -> list[float]:
+    """Return the measured seconds of each recipe's exported network; its weights are not fine-tuned."""
+    sample = original.calibration[:1]
+    compiled = {}
+    for index, recipe in enumerate(recipes):
+        model = compress(original, recipe, calibration=sample)
+        exported = to_openvino(model, original.task.example_inputs, target.batch)
+        compiled[str(index)] = compile_openvino(exported, target.float_type, target.threads)
+    inputs = tuple(tensor[: target.batch] for tensor in sample[0])
+    timings = measure(compiled, inputs, _REPETITIONS)
+    return [1e-3 * timings[str(index)].median_ms for index in range(len(recipes))]
+
+
+def fit(lowered: Sequence[Sequence[KernelCall]], measured: Sequence[float], table: KernelTable) -> Coefficients:
+    """Return the coefficients of the least mean squared relative error, none of them negative."""
+    features = np.array([list(_features(calls, table)) for calls in lowered])
+    wanted = np.array(measured)
+    weights, _ = nnls(features / wanted[:, None], np.ones(len(wanted)))
+    error = float(np.abs(features @ weights / wanted - 1).mean())
+    return Coefficients(*(float(weight) for weight in weights), networks=len(wanted), mean_error=error)
+
+
+def _features(calls: Sequence[KernelCall], table: KernelTable) -> Iterator[float]:
+    compute = [call.kernel for call in calls if isinstance(call.kernel, ComputeKernel)]
+    memory = [call.kernel for call in calls if not isinstance(call.kernel, ComputeKernel)]
+    yield sum(table.seconds(kernel) for kernel in compute if kernel.precision == "int8")
+    yield sum(table.seconds(kernel) for kernel in compute if kernel.precision != "int8")
+    yield sum(kernel.bytes_moved for kernel in memory)
+    yield sum(kernel.kind != "fused_add" for kernel in memory)
+    yield 1.0
+
+
+def _coefficients_path(target: CpuOpenvino, original: Original) -> Path:
+    conditions = f"batch-{target.batch}-{target.threads}-threads-{target.float_type}"
+    return cache_dir() / "kernel_times" / f"{target.name}-{this_machine().key}-{original.network}-{conditions}.json"

@@ -1,0 +1,62 @@
+"""OpenVINO on this machine's CPU: the target on which everything is measured."""
+
+from dataclasses import dataclass
+
+from gulliver.evaluators.latency.kernel import KernelCall
+from gulliver.evaluators.latency.lowering import lower
+from gulliver.spaces.capabilities import Capabilities
+from gulliver.spaces.layer_graph import LayerGraph
+from gulliver.spaces.recipe import Recipe
+from gulliver.tasks.errors import InputError
+
+
+@dataclass(frozen=True)
+class CpuOpenvino:
+    """This machine's CPU under OpenVINO; `batch` and `threads` are the conditions of every latency."""
+
+    name: str = "cpu_openvino"
+    batch: int = 32
+    threads: int = 1
+    float_type: str = "bfloat16"
+    precisions: tuple[tuple[int, int], ...] = ((8, 8),)
+    channel_multiple: int = 16
+    small_channel_multiple: int = 8
+    small_channels: int = 32
+    kernel_repetitions: int = 15
+    calibration_networks: int = 10
+    repetitions: int = 50
+
+    def __post_init__(self) -> None:
+        positive = (
+            "batch",
+            "threads",
+            "channel_multiple",
+            "small_channel_multiple",
+            "kernel_repetitions",
+            "repetitions",
+        )
+        for key in positive:
+            if getattr(self, key) < 1:
+                raise InputError(f"`target.{key} >= 1` must hold, but it is {getattr(self, key)}")
+        if self.float_type not in ("float32", "bfloat16"):
+            raise InputError(f"`target.float_type` must be float32 or bfloat16, but is {self.float_type}")
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Return the precisions of this CPU: it has no int4 convolution, and runs int8 and `float_type`."""
+        return Capabilities(
+            float_type=self.float_type,
+            precisions=dict.fromkeys(("conv1d", "conv2d", "linear"), self.precisions),
+            channel_multiple=self.channel_multiple,
+            small_channel_multiple=self.small_channel_multiple,
+            small_channels=self.small_channels,
+        )
+
+    @property
+    def conditions(self) -> str:
+        """Return the conditions of every latency, in words."""
+        return f"batch {self.batch}, {self.threads} inference thread{'s' if self.threads > 1 else ''}"
+
+    def lower(self, graph: LayerGraph, recipe: Recipe) -> tuple[KernelCall, ...]:
+        """Return the kernel calls of the recipe's network, in order of execution."""
+        return lower(graph, recipe, self.batch, self.float_type)

@@ -1,0 +1,64 @@
+"""Kernels and kernel calls: what a recipe is lowered to, and what a target has times for."""
+
+from dataclasses import dataclass
+from math import prod
+
+BYTES_PER_ELEMENT = {"int8": 1, "bfloat16": 2, "float16": 2, "float32": 4}
+
+
+@dataclass(frozen=True, order=True)
+class ComputeKernel:
+    """One convolution or matrix multiplication with its shapes and precisions; equal ones take equal time.
+
+    `input_size` is the height and width of the input (empty for a linear layer, whose rows are `batch`).
+    """
+
+    kind: str
+    batch: int
+    in_channels: int
+    out_channels: int
+    input_size: tuple[int, ...]
+    kernel_size: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+    precision: str
+    output_precision: str
+
+    @property
+    def output_size(self) -> tuple[int, ...]:
+        """Return the height and width of the output."""
+        return tuple(
+            (size + 2 * padding - dilation * (window - 1) - 1) // stride + 1
+            for size, window, stride, padding, dilation in zip(
+                self.input_size, self.kernel_size, self.stride, self.padding, self.dilation, strict=True
+            )
+        )
+
+    @property
+    def macs(self) -> int:
+        """Return the multiply-accumulates of one call."""
+        outputs = self.batch * self.out_channels * prod(self.output_size)
+        return outputs * (self.in_channels // self.groups) * prod(self.kernel_size)
+
+
+@dataclass(frozen=True, order=True)
+class MemoryKernel:
+    """One pass over tensors that no matrix multiplication absorbs: its time follows from the bytes it moves."""
+
+    kind: str
+    bytes_moved: int
+
+
+Kernel = ComputeKernel | MemoryKernel
+
+
+@dataclass(frozen=True)
+class KernelCall:
+    """One kernel as a recipe's network runs it: for which layer, with what fused into it, and why not more."""
+
+    kernel: Kernel
+    owner: str
+    fused: tuple[str, ...] = ()
+    note: str = ""

@@ -1,0 +1,113 @@
+"""Time single kernels on this machine's OpenVINO: the node alone, not the one-layer model around it."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from gulliver.evaluators.latency.kernel import ComputeKernel
+
+_KERNELS_PER_MODEL = 24
+_NODE_TYPES = ("Convolution", "GroupConvolution", "FullyConnected", "MatMul")
+_SEED = 0
+_QUANTILE = 0.25
+
+
+def time_kernels(kernels: Sequence[ComputeKernel], threads: int, repetitions: int) -> dict[ComputeKernel, float]:
+    """Return the lower quartile of each kernel's node seconds over the repetitions, many kernels to a model.
+
+    Node times are wall times: another process can only lengthen them, so the median of a busy minute is too high.
+    """
+    seconds: dict[ComputeKernel, float] = {}
+    for start in range(0, len(kernels), _KERNELS_PER_MODEL):
+        seconds |= _time_model(kernels[start : start + _KERNELS_PER_MODEL], threads, repetitions)
+    return seconds
+
+
+def _time_model(kernels: Sequence[ComputeKernel], threads: int, repetitions: int) -> dict[ComputeKernel, float]:
+    compiled = _compile(kernels, threads)
+    owners = _owners(compiled, len(kernels))
+    request = compiled.create_infer_request()
+    samples: dict[int, list[float]] = defaultdict(list)
+    for _ in range(repetitions):
+        request.infer()
+        for node in request.profiling_info:
+            if node.node_name in owners:
+                samples[owners[node.node_name]].append(node.real_time.total_seconds())
+    return {kernel: float(np.quantile(samples[index], _QUANTILE)) for index, kernel in enumerate(kernels)}
+
+
+def _compile(kernels: Sequence[ComputeKernel], threads: int) -> Any:
+    import openvino
+
+    random = np.random.default_rng(_SEED)
+    branches = [_branch(index, kernel, random) for index, kernel in enumerate(kernels)]
+    model = openvino.Model([result for result, _ in branches], [parameter for _, parameter in branches])
+    floats = {kernel.precision for kernel in kernels} | {kernel.output_precision for kernel in kernels}
+    settings = {
+        "INFERENCE_NUM_THREADS": threads,
+        "INFERENCE_PRECISION_HINT": "f32" if "float32" in floats else "bf16",
+        "PERF_COUNT": True,
+    }
+    return openvino.Core().compile_model(model, "CPU", settings)
+
+
+def _owners(compiled: Any, count: int) -> dict[str, int]:
+    """Return the index of the kernel that each matrix node of the compiled model computes."""
+    owners: dict[str, int] = {}
+    for node in compiled.get_runtime_model().get_ops():
+        info = node.get_rt_info()
+        if str(info["layerType"].astype(str)).startswith(_NODE_TYPES):
+            originals = str(info["originalLayersNames"].astype(str)).split(",")
+            owners |= {node.get_friendly_name(): _index(name) for name in originals if name.startswith("kernel_")}
+    assert len(set(owners.values())) == count, f"found {len(owners)} of {count} kernels in the compiled model"
+    return owners
+
+
+def _index(name: str) -> int:
+    return int(name.removeprefix("kernel_").partition("/")[0])
+
+
+def _branch(index: int, kernel: ComputeKernel, random: np.random.Generator) -> tuple[Any, Any]:
+    """Return a result and its parameter with one kernel between them, biased and rectified as in a network."""
+    from openvino import opset13 as ops
+
+    parameter = ops.parameter([kernel.batch, kernel.in_channels, *kernel.input_size], np.float32)
+    values = _rounded(parameter, 0.0, 2.55, 256) if kernel.precision == "int8" else parameter
+    node = _node(kernel, values, random)
+    node.set_friendly_name(f"kernel_{index}/product")
+    bias_shape = [1, kernel.out_channels, *([1] * len(kernel.input_size))]
+    biased = ops.add(node, ops.constant(random.standard_normal(bias_shape).astype(np.float32)))
+    biased.set_friendly_name(f"kernel_{index}/bias")
+    output = ops.relu(biased)
+    if kernel.output_precision == "int8":
+        output = _rounded(output, 0.0, 2.55, 256)
+    return ops.result(output), parameter
+
+
+def _node(kernel: ComputeKernel, values: Any, random: np.random.Generator) -> Any:
+    from openvino import opset13 as ops
+
+    weight = ops.constant(_weight(kernel, random))
+    if kernel.precision == "int8":
+        weight = _rounded(weight, -1.27, 1.27, 255)
+    if kernel.kind == "linear":
+        return ops.matmul(values, weight, False, True)
+    padding, dilation = list(kernel.padding), list(kernel.dilation)
+    if kernel.groups > 1:
+        return ops.group_convolution(values, weight, list(kernel.stride), padding, padding, dilation)
+    return ops.convolution(values, weight, list(kernel.stride), padding, padding, dilation)
+
+
+def _weight(kernel: ComputeKernel, random: np.random.Generator) -> np.ndarray[Any, np.dtype[np.float32]]:
+    shape: tuple[int, ...] = (kernel.out_channels, kernel.in_channels // kernel.groups, *kernel.kernel_size)
+    if kernel.groups > 1:
+        shape = (kernel.groups, kernel.out_channels // kernel.groups, *shape[1:])
+    return np.clip(random.standard_normal(shape) * 0.3, -1.27, 1.27).astype(np.float32)
+
+
+def _rounded(values: Any, low: float, high: float, levels: int) -> Any:
+    from openvino import opset13 as ops
+
+    bounds = [ops.constant(np.array(bound, dtype=np.float32)) for bound in (low, high, low, high)]
+    return ops.fake_quantize(values, *bounds, levels)

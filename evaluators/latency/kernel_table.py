@@ -1,0 +1,77 @@
+"""The table of measured kernel times, kept beside the identity of the machine that they were measured on."""
+
+import csv
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+from gulliver.evaluators.latency.kernel import ComputeKernel
+from gulliver.tasks.cache import write_atomically
+
+TimeKernels = Callable[[Sequence[ComputeKernel]], dict[ComputeKernel, float]]
+_COLUMNS = [item.name for item in fields(ComputeKernel)]
+
+
+@dataclass
+class KernelTable:
+    """Seconds of every kernel that was ever needed on this machine; a missing one is measured, once."""
+
+    path: Path
+    time_kernels: TimeKernels
+    _seconds: dict[ComputeKernel, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.path.exists():
+            self._seconds = _read(self.path)
+
+    def __len__(self) -> int:
+        return len(self._seconds)
+
+    def missing(self, kernels: Iterable[ComputeKernel]) -> list[ComputeKernel]:
+        """Return the distinct kernels that have no time yet, sorted."""
+        return sorted(set(kernels) - self._seconds.keys())
+
+    def require(self, kernels: Iterable[ComputeKernel]) -> None:
+        """Measure and store what is missing of these kernels."""
+        missing = self.missing(kernels)
+        if missing:
+            self._seconds |= self.time_kernels(missing)
+            _write(self.path, self._seconds)
+
+    def seconds(self, kernel: ComputeKernel) -> float:
+        """Return the kernel's time, measuring it if it is new."""
+        if kernel not in self._seconds:
+            self.require([kernel])
+        return self._seconds[kernel]
+
+
+def _read(path: Path) -> dict[ComputeKernel, float]:
+    with path.open(newline="") as file:
+        return {_kernel(row): float(row["seconds"]) for row in csv.DictReader(file)}
+
+
+def _kernel(row: dict[str, str]) -> ComputeKernel:
+    text = ("kind", "precision", "output_precision")
+    values = {key: row[key] if key in text else _frozen(json.loads(row[key])) for key in _COLUMNS}
+    return ComputeKernel(**values)
+
+
+def _frozen(value: int | list[int]) -> int | tuple[int, ...]:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _write(path: Path, seconds: dict[ComputeKernel, float]) -> None:
+    rows = [_row(kernel) | {"seconds": seconds[kernel]} for kernel in sorted(seconds)]
+    write_atomically(path, lambda temporary: _write_rows(temporary, rows))
+
+
+def _row(kernel: ComputeKernel) -> dict[str, object]:
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in asdict(kernel).items()}
+
+
+def _write_rows(path: Path, rows: list[dict[str, object]]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*_COLUMNS, "seconds"])
+        writer.writeheader()
+        writer.writerows(rows)

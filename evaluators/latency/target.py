@@ -1,0 +1,38 @@
+"""What every target offers: what it can run, what a recipe is lowered to, and how long that takes."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from gulliver.evaluators.latency.kernel import KernelCall
+from gulliver.spaces.capabilities import Capabilities
+from gulliver.spaces.layer_graph import LayerGraph
+from gulliver.spaces.recipe import Recipe
+
+
+class LatencyModel(Protocol):
+    """Prices of kernel calls on one target, for one network."""
+
+    def seconds(self, call: KernelCall) -> float:
+        """Return the modelled seconds of one call."""
+
+    def total_ms(self, calls: Sequence[KernelCall]) -> float:
+        """Return the modelled milliseconds of a whole network."""
+
+
+class Target(Protocol):
+    """A piece of hardware."""
+
+    @property
+    def name(self) -> str:
+        """Return the name that recipes and reports carry."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Return what the target can run."""
+
+    @property
+    def conditions(self) -> str:
+        """Return the batch size and the number of threads that latencies are for, in words."""
+
+    def lower(self, graph: LayerGraph, recipe: Recipe) -> tuple[KernelCall, ...]:
+        """Return the kernel calls of the recipe's network, in order of execution."""

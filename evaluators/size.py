@@ -1,0 +1,45 @@
+"""Size of a candidate: the bytes of its weights as they are stored."""
+
+from dataclasses import dataclass
+from math import prod
+from typing import Literal
+
+from gulliver.spaces.layer_graph import Layer, LayerGraph
+from gulliver.spaces.recipe import LayerRecipe, Recipe
+from gulliver.spaces.shapes import Channels, channels_after
+
+_FLOAT_BYTES = 2
+_SCALE_BYTES = 4
+
+
+@dataclass(frozen=True)
+class Size:
+    """The bytes of all weights, scales and biases after the recipe, floats being stored in 16 bits."""
+
+    graph: LayerGraph
+    name: str = "size_bytes"
+    direction: Literal["minimize", "maximize"] = "minimize"
+
+    def __call__(self, recipe: Recipe) -> float:
+        """Return the modelled bytes of the exported network's weights."""
+        channels = channels_after(self.graph, recipe)
+        layers = self.graph.layers
+        return float(sum(_layer_bytes(layers[name], channels[name], recipe.layers[name]) for name in layers))
+
+
+def _layer_bytes(layer: Layer, channels: Channels, choice: LayerRecipe) -> int:
+    weights, scales = _counts(layer, channels, choice)
+    if choice.quantize is None:
+        return _FLOAT_BYTES * (weights + channels.outputs)
+    packed_bits = 4 if choice.quantize.weight_bits <= 4 else 8
+    return weights * packed_bits // 8 + _SCALE_BYTES * scales + _FLOAT_BYTES * channels.outputs
+
+
+def _counts(layer: Layer, channels: Channels, choice: LayerRecipe) -> tuple[int, int]:
+    """Return the number of weights and of weight scales, both halves of a split layer counted."""
+    height, width = (*layer.kernel_size, 1, 1)[:2]
+    if choice.decompose is None:
+        inputs = 1 if layer.groups == layer.in_channels > 1 else channels.inputs // layer.groups
+        return channels.outputs * inputs * prod(layer.kernel_size), channels.outputs
+    rank = choice.decompose.rank
+    return rank * (channels.inputs * height + channels.outputs * width), rank + channels.outputs

@@ -1,0 +1,48 @@
+"""What a target can run; the space offers nothing else, and says so."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from gulliver.spaces.recipe import LayerRecipe, Quantize, Recipe
+from gulliver.tasks.errors import InputError
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """The precisions, channel multiples and sparsities of one target.
+
+    `precisions` gives the (weight_bits, activation_bits) that each kind of layer runs in, beside
+    `float_type`; channel counts are offered in multiples of `channel_multiple`, and in multiples of
+    `small_channel_multiple` up to `small_channels`, where those still pay.
+    """
+
+    float_type: str
+    precisions: Mapping[str, tuple[tuple[int, int], ...]]
+    channel_multiple: int
+    small_channel_multiple: int
+    small_channels: int
+    sparsities: tuple[str, ...] = ("channel",)
+
+    def runs(self, kind: str, quantize: Quantize) -> bool:
+        """Say whether a layer of this kind runs in these widths."""
+        return (quantize.weight_bits, quantize.activation_bits) in self.precisions.get(kind, ())
+
+    def multiples(self, channels: int) -> tuple[int, ...]:
+        """Return the counts up to `channels` that the target likes, largest first, `channels` included."""
+        large = set(range(self.channel_multiple, channels + 1, self.channel_multiple))
+        small_end = min(channels, self.small_channels)
+        small = set(range(self.small_channel_multiple, small_end + 1, self.small_channel_multiple))
+        return tuple(sorted(large | small | {channels}, reverse=True))
+
+    def check(self, recipe: Recipe, kinds: Mapping[str, str], target: str) -> None:
+        """Raise InputError where a layer is to run in a precision that the target has not."""
+        for name, layer in recipe.layers.items():
+            if layer.quantize is not None and not self.runs(kinds[name], layer.quantize):
+                raise InputError(f"{self.refusal(kinds[name], layer, target)}, but {name} asks for it")
+
+    def refusal(self, kind: str, layer: LayerRecipe, target: str) -> str:
+        """Return why the target cannot run this choice, with the choices that it can."""
+        assert layer.quantize is not None
+        asked = f"{layer.quantize.weight_bits}-bit weights with {layer.quantize.activation_bits}-bit activations"
+        runs = [f"{weight}/{activation} bits" for weight, activation in self.precisions.get(kind, ())]
+        return f"{target} has no {kind} of {asked} (it runs {', '.join([self.float_type, *runs])})"

@@ -1,0 +1,68 @@
+"""Find the channels that must be removed together, with torch-pruning's dependency graph.
+
+Source: Fang et al., "DepGraph: Towards Any Structural Pruning", CVPR 2023.
+"""
+
+from collections import defaultdict
+from typing import Any
+
+import torch
+import torch_pruning
+from gulliver.spaces.layer_graph import ChannelGroup, Coupling
+from torch import Tensor, nn
+from torch_pruning import ops
+
+_LAYER_TYPES = (ops.OPTYPE.CONV, ops.OPTYPE.DEPTHWISE_CONV, ops.OPTYPE.LINEAR)
+
+
+def find_channel_groups(
+    model: nn.Module, example_inputs: tuple[Tensor, ...], output_layers: frozenset[str]
+) -> tuple[ChannelGroup, ...]:
+    """Return every group of tied output channels, in order of the model's modules.
+
+    Groups that hold one of the `output_layers`, whose channels the network returns, are not prunable.
+    """
+    with torch.enable_grad():
+        graph = torch_pruning.DependencyGraph().build_dependency(model, example_inputs, verbose=False)
+    names = {module: name for name, module in model.named_modules()}
+    groups = [_channel_group(group, names, output_layers) for group in graph.get_all_groups()]
+    order = {name: position for position, name in enumerate(names.values())}
+    return tuple(sorted(groups, key=lambda group: order[group.name]))
+
+
+def _channel_group(group: Any, names: dict[nn.Module, str], output_layers: frozenset[str]) -> ChannelGroup:
+    order = list(names.values())
+    channels = len(group[0].idxs)
+    items = [item for item in group.items if item.dep.target.module in names]
+    couplings = tuple(_coupling(item, names, channels) for item in items)
+    layers = {
+        coupling.module
+        for item, coupling in zip(items, couplings, strict=True)
+        if coupling.side == "out"
+        and item.dep.target.type in (ops.OPTYPE.CONV, ops.OPTYPE.LINEAR, ops.OPTYPE.DEPTHWISE_CONV)
+    }
+    ordered = tuple(sorted(layers, key=order.index))
+    reason = _not_prunable(group, names)
+    if output_layers.intersection(layers):
+        reason = "its channels are the network's outputs"
+    return ChannelGroup(ordered[0], channels, ordered, couplings, reason)
+
+
+def _coupling(item: Any, names: dict[nn.Module, str], channels: int) -> Coupling:
+    indices: dict[int, list[int]] = defaultdict(list)
+    for index, root_index in zip(item.idxs, item.root_idxs, strict=True):
+        indices[root_index].append(index)
+    side = "in" if item.dep.handler.__name__ == "prune_in_channels" else "out"
+    module = names[item.dep.target.module]
+    return Coupling(module, side, tuple(tuple(indices[channel]) for channel in range(channels)))
+
+
+def _not_prunable(group: Any, names: dict[nn.Module, str]) -> str | None:
+    """Return the reason why channels of this group cannot be removed, if there is one."""
+    for item in group.items:
+        module = item.dep.target.module
+        if isinstance(module, nn.Parameter):
+            return "its channels are tied to a bare parameter"
+        if isinstance(module, nn.modules.conv._ConvNd) and 1 < module.groups != module.out_channels:
+            return f"{names[module]} is a grouped convolution"
+    return None

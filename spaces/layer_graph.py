@@ -1,0 +1,83 @@
+"""What is known of a network without running it again: layers, operations, and channels that are tied."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+
+CHANNEL_DIMENSION = 1
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One compressible module; shapes are those of the example inputs, the batch first."""
+
+    name: str
+    kind: str
+    in_channels: int
+    out_channels: int
+    kernel_size: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+    has_bias: bool
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+    batch_norm: str | None
+
+    @property
+    def macs(self) -> int:
+        """Return the multiply-accumulates of one call on the example inputs."""
+        return prod(self.output_shape) * self.in_channels // self.groups * prod(self.kernel_size)
+
+    @property
+    def weight_count(self) -> int:
+        """Return the number of weights, the bias left out."""
+        return self.out_channels * self.in_channels // self.groups * prod(self.kernel_size)
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One traced call: what it is, what it reads, and the shape that it gives."""
+
+    name: str
+    kind: str
+    inputs: tuple[str, ...]
+    shape: tuple[int, ...]
+    layer: str | None = None
+
+
+@dataclass(frozen=True)
+class Coupling:
+    """One side of one module that shrinks when channels of a group are removed.
+
+    `indices[c]` are the module's own indices that go with the group's channel c.
+    """
+
+    module: str
+    side: str
+    indices: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class ChannelGroup:
+    """Output channels that must be removed together, named by the group's first layer."""
+
+    name: str
+    channels: int
+    layers: tuple[str, ...]
+    couplings: tuple[Coupling, ...]
+    not_prunable: str | None = None
+
+
+@dataclass(frozen=True)
+class LayerGraph:
+    """The layers of a network by name, its operations in order of execution, and its channel groups."""
+
+    layers: Mapping[str, Layer]
+    operations: tuple[Operation, ...]
+    channel_groups: tuple[ChannelGroup, ...]
+
+    def group_of(self, layer: str) -> ChannelGroup | None:
+        """Return the group that the layer's output channels belong to."""
+        return next((group for group in self.channel_groups if layer in group.layers), None)

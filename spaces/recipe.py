@@ -1,0 +1,157 @@
+"""A recipe: what happens to every layer of a network. The one data structure that every room speaks."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from gulliver.tasks.errors import InputError
+
+WEIGHT_BITS = range(2, 9)
+ACTIVATION_BITS = range(4, 17)
+RANKS = range(1, 1 << 31)
+
+
+@dataclass(frozen=True)
+class Sparsify:
+    """Remove this share of the layer's output channels."""
+
+    ratio: float
+    kind: str = "channel"
+
+
+@dataclass(frozen=True)
+class Decompose:
+    """Replace the layer by two thinner ones with `rank` channels between them."""
+
+    rank: int
+    kind: str = "svd"
+
+
+@dataclass(frozen=True)
+class Quantize:
+    """Run the layer on integers of these widths, symmetric per output channel and affine per tensor."""
+
+    weight_bits: int = 8
+    activation_bits: int = 8
+
+
+@dataclass(frozen=True)
+class LayerRecipe:
+    """One layer's choice: an optional slot for each method, applied in this order.
+
+    A layer that is not quantized stays in the target's floating-point type, and `fallback` says why.
+    """
+
+    sparsify: Sparsify | None = None
+    decompose: Decompose | None = None
+    quantize: Quantize | None = None
+    fallback: str | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True)
+class Finetune:
+    """Learn from the original network for some epochs after the layers are thinned, before they are quantized."""
+
+    epochs: int
+    learning_rate: float = 0.05
+    temperature: float = 4.0
+
+
+@dataclass(frozen=True)
+class FoundFor:
+    """The circumstances in which a recipe was found, and what was predicted and measured of it."""
+
+    network: str | None = None
+    task: str | None = None
+    target: str | None = None
+    seed: int | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    predicted: Mapping[str, float] = field(default_factory=dict)
+    measured: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Every layer's choice, by fully qualified name, plus what it was found for.
+
+    Raises InputError, which names the layer and the rule, for a value out of range.
+    """
+
+    layers: Mapping[str, LayerRecipe]
+    finetune: Finetune | None = field(default=None, compare=False)
+    found_for: FoundFor = field(default_factory=FoundFor, compare=False)
+
+    def __post_init__(self) -> None:
+        for name, layer in self.layers.items():
+            _check_layer(name, layer)
+        _check_finetune(self.finetune)
+        object.__setattr__(self, "layers", MappingProxyType(dict(sorted(self.layers.items()))))
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def __reduce__(self) -> tuple[type["Recipe"], tuple[dict[str, LayerRecipe], Finetune | None, FoundFor]]:
+        return Recipe, (dict(self.layers), self.finetune, self.found_for)
+
+    @property
+    def key(self) -> str:
+        """Return 16 hexadecimal digits that are equal exactly where the layers' choices are."""
+        layers = {name: asdict(layer) | {"fallback": None} for name, layer in self.layers.items()}
+        return hashlib.sha256(json.dumps(layers, sort_keys=True).encode()).hexdigest()[:16]
+
+    def save(self, path: str | Path) -> None:
+        """Write the recipe to a YAML file, sorted and atomically."""
+        from gulliver.spaces.recipe_file import write_recipe
+
+        write_recipe(self, Path(path))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_whole(value: object, allowed: range) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value in allowed
+
+
+_RULES: tuple[tuple[str, str, str, Callable[[Any], bool]], ...] = (
+    ("sparsify", "kind", "`kind` must be 'channel'", lambda kind: kind == "channel"),
+    ("sparsify", "ratio", "`0 <= ratio < 1` must hold", lambda ratio: _is_number(ratio) and 0 <= ratio < 1),
+    ("decompose", "kind", "`kind` must be 'svd'", lambda kind: kind == "svd"),
+    ("decompose", "rank", "`rank >= 1` must hold, whole", lambda rank: _is_whole(rank, RANKS)),
+    (
+        "quantize",
+        "weight_bits",
+        "`2 <= weight_bits <= 8` must hold, whole",
+        lambda bits: _is_whole(bits, WEIGHT_BITS),
+    ),
+    (
+        "quantize",
+        "activation_bits",
+        "`4 <= activation_bits <= 16` must hold, whole",
+        lambda bits: _is_whole(bits, ACTIVATION_BITS),
+    ),
+)
+
+
+def _check_layer(name: str, layer: LayerRecipe) -> None:
+    for slot, key, rule, holds in _RULES:
+        choice = getattr(layer, slot)
+        if choice is not None and not holds(getattr(choice, key)):
+            raise InputError(f"{rule}, but {name} has {key}={getattr(choice, key)!r}")
+
+
+def _check_finetune(finetune: Finetune | None) -> None:
+    if finetune is None:
+        return
+    if not _is_whole(finetune.epochs, range(1, 10_001)):
+        raise InputError(f"`1 <= epochs <= 10000` must hold, whole, but finetune has epochs={finetune.epochs!r}")
+    for key in ("learning_rate", "temperature"):
+        value = getattr(finetune, key)
+        if not _is_number(value) or not 0 < value < float("inf"):
+            raise InputError(f"`0 < {key} < inf` must hold, but finetune has {key}={value!r}")

@@ -1,0 +1,111 @@
+"""Recipes as versioned YAML files; a file is untrusted until every key and value of it is checked."""
+
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from gulliver.spaces.recipe import Decompose, Finetune, FoundFor, LayerRecipe, Quantize, Recipe, Sparsify
+from gulliver.tasks.cache import write_atomically
+from gulliver.tasks.errors import InputError
+
+VERSION = 1
+_VERSION_KEY = "gulliver_recipe"
+_METHODS: dict[str, type[Any]] = {"sparsify": Sparsify, "decompose": Decompose, "quantize": Quantize}
+
+
+def write_recipe(recipe: Recipe, path: Path) -> None:
+    """Write the recipe so that a reader sees the old file or the whole new one, never a part."""
+    text = yaml.safe_dump(to_document(recipe), sort_keys=False, width=110)
+    write_atomically(path, lambda temporary: temporary.write_text(text))
+
+
+def read_recipe(path: str | Path) -> Recipe:
+    """Return the recipe in the file; raises InputError that names the file, the layer and the rule."""
+    path = Path(path)
+    try:
+        document = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise InputError(f"recipe {path} cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"recipe {path} is not YAML: {' '.join(str(error).split())}") from error
+    try:
+        return from_document(document)
+    except InputError as error:
+        raise InputError(f"recipe {path}: {error}") from error
+
+
+def to_document(recipe: Recipe) -> dict[str, Any]:
+    """Return the recipe as plain dictionaries, the layers in order of name."""
+    layers = {name: _plain(asdict(layer)) for name, layer in recipe.layers.items()}
+    document = {_VERSION_KEY: VERSION, "found_for": _plain(asdict(recipe.found_for))}
+    if recipe.finetune is not None:
+        document["finetune"] = asdict(recipe.finetune)
+    return document | {"layers": layers}
+
+
+def from_document(document: object) -> Recipe:
+    """Return the recipe of such dictionaries; raises InputError where one does not fit."""
+    if not isinstance(document, dict) or _VERSION_KEY not in document:
+        raise InputError(f"the key `{_VERSION_KEY}` with the format's version must be present")
+    version = document[_VERSION_KEY]
+    if not isinstance(version, int) or not 1 <= version <= VERSION:
+        raise InputError(f"`{_VERSION_KEY}` must be at most {VERSION} for this Gulliver, but is {version!r}")
+    _check_keys("the recipe", document, [_VERSION_KEY, "found_for", "finetune", "layers"])
+    layers = document.get("layers")
+    if not isinstance(layers, dict) or not layers:
+        raise InputError("`layers` must map every layer's name to its choice")
+    choices = {str(name): _layer(str(name), entry) for name, entry in layers.items()}
+    finetune = document.get("finetune")
+    return Recipe(choices, finetune and _choice("finetune", Finetune, finetune), _found_for(document))
+
+
+def _layer(name: str, entry: object) -> LayerRecipe:
+    entry = {} if entry is None else entry
+    _check_keys(name, entry, [*_METHODS, "fallback"])
+    assert isinstance(entry, dict)
+    slots = {
+        method: _choice(f"{name}.{method}", _METHODS[method], entry[method])
+        for method in _METHODS
+        if entry.get(method) is not None
+    }
+    fallback = entry.get("fallback")
+    if fallback is not None and not isinstance(fallback, str):
+        raise InputError(f"`fallback` must be a reason in words, but {name} has fallback={fallback!r}")
+    return LayerRecipe(**slots, fallback=fallback)
+
+
+def _choice(owner: str, kind: type[Any], entry: object) -> Any:
+    known = [item.name for item in fields(kind)]
+    _check_keys(owner, entry, known)
+    assert isinstance(entry, dict)
+    try:
+        return kind(**entry)
+    except TypeError as error:
+        raise InputError(f"{owner} must have the keys {', '.join(known)}") from error
+
+
+def _found_for(document: dict[str, Any]) -> FoundFor:
+    entry = document.get("found_for") or {}
+    _check_keys("found_for", entry, [item.name for item in fields(FoundFor)])
+    blank = FoundFor()
+    for key, value in entry.items():
+        wanted = dict if isinstance(getattr(blank, key), dict) else int if key == "seed" else str
+        if not isinstance(value, wanted):
+            raise InputError(f"found_for.{key} must be of type {wanted.__name__}, but is {value!r}")
+    return replace(blank, **entry)
+
+
+def _check_keys(owner: str, entry: object, known: list[str]) -> None:
+    if not isinstance(entry, dict):
+        raise InputError(f"{owner} must map {', '.join(known)} to values, but is {entry!r}")
+    for key in entry:
+        if key not in known:
+            raise InputError(f"{owner} has the unknown key {key!r}; known are {', '.join(known)}")
+
+
+def _plain(value: Any) -> Any:
+    """Return the value without empty entries, its unordered mappings sorted."""
+    if not isinstance(value, dict):
+        return value
+    return {str(key): _plain(item) for key, item in sorted(value.items()) if item is not None and item != {}}

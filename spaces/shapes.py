@@ -1,0 +1,60 @@
+"""Channel counts after a recipe: what sparsity keeps, and what a rank is worth."""
+
+from dataclasses import dataclass
+
+from gulliver.spaces.layer_graph import ChannelGroup, Layer, LayerGraph
+from gulliver.spaces.recipe import Recipe
+from gulliver.tasks.errors import InputError
+
+
+@dataclass(frozen=True)
+class Channels:
+    """A layer's channel counts after the recipe's removals."""
+
+    inputs: int
+    outputs: int
+
+
+def removed_channels(channels: int, ratio: float) -> int:
+    """Return how many of `channels` a ratio removes; at least one stays."""
+    return min(round(channels * ratio), channels - 1)
+
+
+def group_ratio(group: ChannelGroup, recipe: Recipe) -> float:
+    """Return the ratio that all layers of the group share; raises InputError where they differ."""
+    ratios = {name: _ratio(recipe, name) for name in group.layers}
+    if len(set(ratios.values())) > 1:
+        listed = ", ".join(f"{name} has ratio={ratio}" for name, ratio in ratios.items())
+        raise InputError(f"layers whose channels are tied must have one ratio, but {listed}")
+    ratio = next(iter(ratios.values()))
+    if ratio > 0 and group.not_prunable:
+        raise InputError(f"{group.name} has ratio={ratio}, but cannot lose channels: {group.not_prunable}")
+    return ratio
+
+
+def channels_after(graph: LayerGraph, recipe: Recipe) -> dict[str, Channels]:
+    """Return every layer's channel counts after the recipe; raises InputError as `group_ratio` does."""
+    counts = {name: [layer.in_channels, layer.out_channels] for name, layer in graph.layers.items()}
+    for group in graph.channel_groups:
+        removed = removed_channels(group.channels, group_ratio(group, recipe))
+        for coupling in group.couplings:
+            if coupling.module in counts:
+                indices_per_channel = len(coupling.indices[0]) if coupling.indices else 0
+                counts[coupling.module][coupling.side == "out"] -= removed * indices_per_channel
+    return {name: Channels(*sides) for name, sides in counts.items()}
+
+
+def break_even_rank(layer: Layer, channels: Channels) -> float:
+    """Return the rank at which the two thinner layers cost as many multiply-accumulates as the layer.
+
+    A kh x kw convolution costs I*O*kh*kw a pixel, its two halves rank * (I*kh + O*kw); a linear layer
+    has kh = kw = 1.
+    """
+    height, width = (*layer.kernel_size, 1, 1)[:2]
+    whole = channels.inputs * channels.outputs * height * width
+    return whole / (channels.inputs * height + channels.outputs * width)
+
+
+def _ratio(recipe: Recipe, name: str) -> float:
+    choice = recipe.layers.get(name)
+    return choice.sparsify.ratio if choice and choice.sparsify else 0.0

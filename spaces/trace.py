@@ -1,0 +1,146 @@
+"""Read a network's layers and operations by symbolic tracing (torch.fx; docs/decisions/0001)."""
+
+import operator
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from gulliver.spaces.channel_groups import find_channel_groups
+from gulliver.spaces.layer_graph import Layer, LayerGraph, Operation
+from gulliver.tasks.errors import InputError
+from torch import Tensor, fx, nn
+
+LAYER_KINDS: dict[type[nn.Module], str] = {nn.Conv1d: "conv1d", nn.Conv2d: "conv2d", nn.Linear: "linear"}
+
+_MODULE_KINDS: dict[type[nn.Module], str] = LAYER_KINDS | {
+    nn.BatchNorm1d: "batch_norm",
+    nn.BatchNorm2d: "batch_norm",
+    nn.ReLU: "relu",
+    nn.ReLU6: "activation",
+    nn.SiLU: "activation",
+    nn.GELU: "activation",
+    nn.Hardswish: "activation",
+    nn.MaxPool2d: "pool",
+    nn.AvgPool2d: "pool",
+    nn.AdaptiveAvgPool2d: "pool",
+    nn.Flatten: "flatten",
+    nn.Dropout: "identity",
+    nn.Identity: "identity",
+}
+_FUNCTION_KINDS: dict[Callable[..., Any] | str, str] = {
+    operator.add: "add",
+    operator.iadd: "add",
+    torch.add: "add",
+    torch.relu: "relu",
+    nn.functional.relu: "relu",
+    torch.flatten: "flatten",
+    torch.cat: "concat",
+    nn.functional.adaptive_avg_pool2d: "pool",
+    nn.functional.max_pool2d: "pool",
+    nn.functional.avg_pool2d: "pool",
+    "flatten": "flatten",
+    "relu": "relu",
+    "mean": "pool",
+    "add": "add",
+}
+
+
+def symbolic_trace(model: nn.Module) -> fx.GraphModule:
+    """Return the traced network; raises InputError where its control flow depends on data."""
+    try:
+        return fx.symbolic_trace(model)
+    except (fx.proxy.TraceError, TypeError, RuntimeError) as error:
+        raise InputError(f"the network cannot be traced by torch.fx: {' '.join(str(error).split())}") from error
+
+
+def trace(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> LayerGraph:
+    """Return the network's layers, operations and channel groups; raises InputError where it has no layer."""
+    traced = symbolic_trace(model)
+    shapes = _Shapes(traced)
+    with torch.no_grad():
+        shapes.run(*example_inputs)
+    modules = dict(traced.named_modules())
+    nodes = [node for node in traced.graph.nodes if node.op not in ("output", "get_attr")]
+    operations = tuple(_operation(node, modules, shapes.of) for node in nodes)
+    layers = {
+        str(node.target): _layer(node, modules, shapes.of)
+        for node in nodes
+        if _kind(node, modules) in LAYER_KINDS.values()
+    }
+    if not layers:
+        raise InputError("the network must have at least one Conv1d, Conv2d or Linear layer, but has none")
+    output_layers = frozenset(_output_layers(traced, modules))
+    return LayerGraph(layers, operations, find_channel_groups(model, example_inputs, output_layers))
+
+
+class _Shapes(fx.Interpreter):
+    """Run the network once and keep every tensor's shape."""
+
+    def __init__(self, traced: fx.GraphModule) -> None:
+        super().__init__(traced)
+        self.of: dict[fx.Node, tuple[int, ...]] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        self.of[n] = tuple(result.shape) if isinstance(result, Tensor) else ()
+        return result
+
+
+def _output_layers(traced: fx.GraphModule, modules: dict[str, nn.Module]) -> Iterator[str]:
+    """Yield the layers whose channels reach the network's output without another layer between."""
+    reached = [node for node in traced.graph.nodes if node.op == "output"]
+    for node in reached:
+        if _kind(node, modules) in LAYER_KINDS.values():
+            yield str(node.target)
+        else:
+            reached.extend(source for source in node.all_input_nodes if source not in reached)
+
+
+def _kind(node: fx.Node, modules: dict[str, nn.Module]) -> str:
+    if node.op == "placeholder":
+        return "input"
+    if node.op == "call_module":
+        return _MODULE_KINDS.get(type(modules[str(node.target)]), "other")
+    return _FUNCTION_KINDS.get(node.target, "other")
+
+
+def _operation(node: fx.Node, modules: dict[str, nn.Module], shapes: dict[fx.Node, tuple[int, ...]]) -> Operation:
+    kind = _kind(node, modules)
+    inputs = tuple(source.name for source in node.all_input_nodes if source.op != "get_attr")
+    layer = str(node.target) if kind in LAYER_KINDS.values() else None
+    return Operation(node.name, kind, inputs, shapes[node], layer)
+
+
+def _layer(node: fx.Node, modules: dict[str, nn.Module], shapes: dict[fx.Node, tuple[int, ...]]) -> Layer:
+    name = str(node.target)
+    module = modules[name]
+    batch_norms = [str(user.target) for user in node.users if _kind(user, modules) == "batch_norm"]
+    batch_norm = batch_norms[0] if len(node.users) == 1 and batch_norms else None
+    ends: dict[str, Any] = {"input_shape": shapes[node.all_input_nodes[0]], "output_shape": shapes[node]}
+    if isinstance(module, nn.Linear):
+        sides: dict[str, Any] = {"in_channels": module.in_features, "out_channels": module.out_features}
+        window: dict[str, Any] = dict.fromkeys(("kernel_size", "stride", "padding", "dilation"), ())
+        window["groups"] = 1
+    else:
+        assert isinstance(module, nn.Conv1d | nn.Conv2d)
+        sides = {"in_channels": module.in_channels, "out_channels": module.out_channels}
+        window = {key: getattr(module, key) for key in ("kernel_size", "stride", "dilation", "groups")}
+        window["padding"] = _padding(module)
+    kind = LAYER_KINDS[type(module)]
+    return Layer(
+        name=name,
+        kind=kind,
+        has_bias=module.bias is not None,
+        batch_norm=batch_norm,
+        **sides,
+        **window,
+        **ends,
+    )
+
+
+def _padding(module: nn.Conv1d | nn.Conv2d) -> tuple[int, ...]:
+    """Return the padding of each dimension, "same" and "valid" spelled out as numbers."""
+    if isinstance(module.padding, str):
+        total = module._reversed_padding_repeated_twice
+        return tuple(reversed(total[::2]))
+    return tuple(module.padding)
