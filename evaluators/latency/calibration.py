@@ -6,9 +6,10 @@ mixed recipes measured on this machine.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from random import Random
 
 import numpy as np
 from gulliver.compressors.compress import Original, compress
@@ -20,10 +21,13 @@ from gulliver.evaluators.latency.kernel_table import KernelTable
 from gulliver.evaluators.latency.machine import this_machine
 from gulliver.evaluators.latency.measurement import compile_openvino, measure
 from gulliver.spaces.recipe import Recipe
+from gulliver.spaces.space import Space
 from gulliver.tasks.cache import cache_dir, write_atomically
 from scipy.optimize import nnls
 
 _REPETITIONS = 15
+_KERNEL_DRAWS = 300
+_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class Coefficients:
     seconds_per_byte: float
     seconds_per_pass: float
     seconds_per_network: float
-    networks: int
+    networks: float
     mean_error: float
 
 
@@ -73,7 +77,7 @@ def calibrate(target: CpuOpenvino, original: Original, recipes: Sequence[Recipe]
     if path.exists():
         return CpuLatencyModel(table, Coefficients(**json.loads(path.read_text())))
     lowered = [target.lower(original.graph, recipe) for recipe in recipes]
-    table.require(call.kernel for calls in lowered for call in calls if isinstance(call.kernel, ComputeKernel))
+    table.require(_kernels(target, original, recipes))
     measured = measure_recipes(target, original, recipes)
     coefficients = fit(lowered, measured, table)
     text = json.dumps(asdict(coefficients), indent=2)
@@ -100,7 +104,9 @@ def fit(lowered: Sequence[Sequence[KernelCall]], measured: Sequence[float], tabl
     wanted = np.array(measured)
     weights, _ = nnls(features / wanted[:, None], np.ones(len(wanted)))
     error = float(np.abs(features @ weights / wanted - 1).mean())
-    return Coefficients(*(float(weight) for weight in weights), networks=len(wanted), mean_error=error)
+    names = ("int8_scale", "float_scale", "seconds_per_byte", "seconds_per_pass", "seconds_per_network")
+    fitted = {name: float(weight) for name, weight in zip(names, weights, strict=True)}
+    return Coefficients(**fitted, networks=len(wanted), mean_error=error)
 
 
 def _features(calls: Sequence[KernelCall], table: KernelTable) -> Iterator[float]:
@@ -116,3 +122,27 @@ def _features(calls: Sequence[KernelCall], table: KernelTable) -> Iterator[float
 def _coefficients_path(target: CpuOpenvino, original: Original) -> Path:
     conditions = f"batch-{target.batch}-{target.threads}-threads-{target.float_type}"
     return cache_dir() / "kernel_times" / f"{target.name}-{this_machine().key}-{original.network}-{conditions}.json"
+
+
+def calibrate_space(target: CpuOpenvino, original: Original, space: Space) -> CpuLatencyModel:
+    """Return the latency model of all recipes of a space, their kernels measured where the table lacks them."""
+    random = Random(_SEED)
+    recipes = [*_uniform_recipes(space), *(_random_recipe(space, random) for _ in range(target.calibration_networks))]
+    model = calibrate(target, original, recipes)
+    model.table.require(_kernels(target, original, (_random_recipe(space, random) for _ in range(_KERNEL_DRAWS))))
+    return model
+
+
+def _uniform_recipes(space: Space) -> list[Recipe]:
+    return [space.uniform(quantized=False), space.uniform(), space.uniform(0.5)]
+
+
+def _random_recipe(space: Space, random: Random) -> Recipe:
+    return space.decode({dimension.name: random.randrange(dimension.rungs) for dimension in space.dimensions})
+
+
+def _kernels(target: CpuOpenvino, original: Original, recipes: Iterable[Recipe]) -> Iterator[ComputeKernel]:
+    for recipe in recipes:
+        for call in target.lower(original.graph, recipe):
+            if isinstance(call.kernel, ComputeKernel):
+                yield call.kernel

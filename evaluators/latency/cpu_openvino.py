@@ -27,15 +27,8 @@ class CpuOpenvino:
     repetitions: int = 50
 
     def __post_init__(self) -> None:
-        positive = (
-            "batch",
-            "threads",
-            "channel_multiple",
-            "small_channel_multiple",
-            "kernel_repetitions",
-            "repetitions",
-        )
-        for key in positive:
+        multiples = ("channel_multiple", "small_channel_multiple")
+        for key in ("batch", "threads", *multiples, "kernel_repetitions", "repetitions"):
             if getattr(self, key) < 1:
                 raise InputError(f"`target.{key} >= 1` must hold, but it is {getattr(self, key)}")
         if self.float_type not in ("float32", "bfloat16"):

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from gulliver.evaluators.latency.kernel import ComputeKernel
 from gulliver.tasks.cache import write_atomically
@@ -53,7 +54,7 @@ def _read(path: Path) -> dict[ComputeKernel, float]:
 
 def _kernel(row: dict[str, str]) -> ComputeKernel:
     text = ("kind", "precision", "output_precision")
-    values = {key: row[key] if key in text else _frozen(json.loads(row[key])) for key in _COLUMNS}
+    values: dict[str, Any] = {key: row[key] if key in text else _frozen(json.loads(row[key])) for key in _COLUMNS}
     return ComputeKernel(**values)
 
 

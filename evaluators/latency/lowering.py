@@ -6,7 +6,7 @@ pass of its own behind an int8 one; a tensor that is needed both rounded and in 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
 
@@ -17,7 +17,7 @@ from gulliver.spaces.shapes import Channels, channels_after
 
 _LAYER_KINDS = ("conv1d", "conv2d", "linear")
 _FUSED_KINDS = ("relu", "activation")
-_FREE_KINDS = ("input", "flatten", "identity", "batch_norm", "other_scalar")
+_PASS_KINDS = ("add", "pool", "concat", "other", *_FUSED_KINDS)
 _INT8 = "int8"
 
 
@@ -38,14 +38,11 @@ class _Lowering:
         """Yield what runs for one traced operation: nothing if another operation absorbs it."""
         if operation.kind in _LAYER_KINDS:
             yield from self._layer_calls(operation)
-        elif operation.kind == "add" and operation.name not in self._absorbed:
-            yield self._memory_call("add", operation, self._rounded_output(operation), "an int8 layer adds nothing")
-        elif operation.kind in ("pool", "concat", "other") or (
-            operation.kind in _FUSED_KINDS and operation.name not in self._absorbed
-        ):
-            yield self._memory_call(operation.kind, operation, self._rounded_output(operation))
         elif operation.kind == "input" and operation.name in self._rounded:
-            yield self._memory_call("round", operation, "int8", "the network's input is rounded")
+            yield self._memory_call("round", operation, _INT8, "the network's input is rounded")
+        elif operation.kind in _PASS_KINDS and operation.name not in self._absorbed:
+            note = "an int8 convolution absorbs no addition" if operation.kind == "add" else ""
+            yield self._memory_call(operation.kind, operation, self._rounded_output(operation), note)
 
     def _layer_calls(self, operation: Operation) -> Iterator[KernelCall]:
         assert operation.layer is not None
@@ -95,9 +92,7 @@ class _Lowering:
         return follower.kind == "add" and "add" not in fused and self._absorber.get(follower.name) == operation.name
 
     def _memory_call(self, kind: str, operation: Operation, output: str, note: str = "") -> KernelCall:
-        read = (
-            sum(self._bytes(source) for source in operation.inputs) if operation.inputs else self._bytes(operation.name)
-        )
+        read = sum(self._bytes(source) for source in operation.inputs)
         if kind in ("convert", "round"):
             read = self._elements(operation.name) * BYTES_PER_ELEMENT[self.float_type]
         written = self._elements(operation.name) * BYTES_PER_ELEMENT[output]
@@ -105,9 +100,8 @@ class _Lowering:
 
     def _residual_read(self, operation: Operation, last: Operation) -> KernelCall:
         size = self._elements(last.name) * BYTES_PER_ELEMENT[self.float_type]
-        return KernelCall(
-            MemoryKernel("fused_add", size), operation.name, (), "the residual is read by the convolution"
-        )
+        kernel = MemoryKernel("fused_add", size)
+        return KernelCall(kernel, operation.name, (), "the residual is read by the convolution")
 
     def _bytes(self, name: str) -> int:
         return self._elements(name) * BYTES_PER_ELEMENT[_INT8 if name in self._rounded else self.float_type]
@@ -178,7 +172,7 @@ class _Lowering:
         return absorbers
 
     def _producer(self, name: str) -> Operation | None:
-        """Return the convolution whose result this is, with nothing but a batch norm between, if nothing else reads it."""
+        """Return the convolution whose result this is, if nothing but a batch norm lies between."""
         operation = self._operations[name]
         while operation.kind == "batch_norm" and len(self._users[operation.name]) == 1:
             operation = self._operations[operation.inputs[0]]
@@ -244,8 +238,6 @@ def _kernel(layer: Layer, channels: Channels, batch: int, precision: str, output
 
 def _halves(whole: ComputeKernel, rank: int, precision: str) -> tuple[ComputeKernel, ComputeKernel]:
     """Return the two kernels that a layer of this rank runs as (compressors/decompose.py)."""
-    from dataclasses import replace
-
     if whole.kind == "linear":
         first = replace(whole, out_channels=rank, output_precision=precision)
         return first, replace(whole, in_channels=rank)

@@ -1,0 +1,162 @@
+"""Finalists: recipes of the front that are fine-tuned, exported, scored on both splits, and measured."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from gulliver.compressors.compress import Original, compress
+from gulliver.compressors.export import save_openvino, to_openvino
+from gulliver.evaluators.exported import score_exported
+from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
+from gulliver.evaluators.latency.measurement import Timing, compile_openvino, measure
+from gulliver.search.settings import Budget, FinalistSettings
+from gulliver.search.study import Candidate
+from gulliver.spaces.recipe import LayerRecipe, Recipe
+from gulliver.tasks.cache import write_atomically
+
+BASELINES = {"baseline": "float32", "bf16": "bfloat16"}
+_MODEL_FILE = "model.xml"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An exported network: the accuracies of the file itself, and the bytes that it takes on the disk."""
+
+    path: str
+    accuracy_search: float
+    accuracy_test: float
+    size_bytes: int
+    float_type: str
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of an exported network; latencies are quantiles of CPU time."""
+
+    accuracy_search: float
+    accuracy_test: float
+    latency_ms: float
+    latency_p10_ms: float
+    latency_p90_ms: float
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A recipe with what was predicted of it and what was measured."""
+
+    recipe: Recipe
+    predicted_latency_ms: float
+    measured: Measured
+    model_path: Path
+
+    @property
+    def prediction_error(self) -> float:
+        """Return the relative error of the predicted latency, negative where it was too low."""
+        return self.predicted_latency_ms / self.measured.latency_ms - 1
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where finalists are made: the network, the target, and the folder that exported models go to."""
+
+    original: Original
+    target: CpuOpenvino
+    folder: Path
+
+    def export(self, name: str, recipe: Recipe, float_type: str, half: bool = True) -> Exported:
+        """Return the recipe's network exported and scored on both splits; made once, then read from the folder."""
+        folder = self.folder / name
+        record = folder / "exported.json"
+        if record.exists():
+            return Exported(**json.loads(record.read_text()))
+        task = self.original.task
+        model = to_openvino(compress(self.original, recipe), task.example_inputs, self.target.batch)
+        path = folder / _MODEL_FILE
+        size_bytes = save_openvino(model, path, half)
+        search, test = (score_exported(task, path, float_type, split) for split in ("search", "test"))
+        exported = Exported(str(path), search, test, size_bytes, float_type)
+        write_atomically(record, lambda temporary: temporary.write_text(json.dumps(asdict(exported))))
+        return exported
+
+    def baselines(self) -> dict[str, Exported]:
+        """Return the untouched network exported for fp32 and for bf16."""
+        untouched = Recipe({name: LayerRecipe() for name in self.original.graph.layers})
+        return {
+            name: self.export(name, untouched, float_type, half=float_type != "float32")
+            for name, float_type in BASELINES.items()
+        }
+
+    def measure(self, exported: dict[str, Exported]) -> dict[str, Measured]:
+        """Return the measurements of all exported networks, their inferences interleaved."""
+        inputs = tuple(tensor[: self.target.batch] for tensor in self.original.calibration[0])
+        compiled = {
+            name: compile_openvino(it.path, it.float_type, self.target.threads) for name, it in exported.items()
+        }
+        timings = measure(compiled, inputs, self.target.repetitions)
+        return {name: _measured(exported[name], timings[name]) for name in exported}
+
+
+def choose_finalists(
+    candidates: Sequence[Candidate], settings: FinalistSettings, passes: Callable[[Candidate], bool]
+) -> list[Candidate]:
+    """Return the finalists, found by halving the front between the fastest that passes and the slowest that fails.
+
+    `candidates` is the front, fastest first; `passes` makes a finalist and says whether it is within the
+    budget on the search split.
+    """
+    passed: list[int] = []
+    failed: list[int] = []
+    while len(passed) + len(failed) < min(settings.count, len(candidates)):
+        index = _next_index(len(candidates), passed, failed)
+        (passed if passes(candidates[index]) else failed).append(index)
+    return [candidates[index] for index in sorted([*passed, *failed])]
+
+
+def _next_index(count: int, passed: Sequence[int], failed: Sequence[int]) -> int:
+    fastest_passed = min(passed, default=count)
+    slower_failed = [index for index in failed if index < fastest_passed]
+    slowest_failed = max(slower_failed, default=-1)
+    middle = (slowest_failed + fastest_passed) // 2
+    if slowest_failed < middle < fastest_passed and middle not in failed:
+        return middle
+    untried = [index for index in range(count) if index not in passed and index not in failed]
+    return min(untried, key=lambda index: (abs(index - fastest_passed), index))
+
+
+def with_finetuning(recipe: Recipe, settings: FinalistSettings) -> Recipe:
+    """Return the recipe with the finalists' fine-tuning, where there is something to win back."""
+    thinned = any(choice.sparsify or choice.decompose for choice in recipe.layers.values())
+    return replace(recipe, finetune=settings.finetune if thinned else None)
+
+
+def within_budget(measured: Measured | Exported, baseline_accuracy: float, accuracy: float, budget: Budget) -> bool:
+    """Say whether an exported network keeps the budget, its accuracy being that of the split asked about."""
+    latency_ms = measured.latency_ms if isinstance(measured, Measured) else 0.0
+    return (
+        baseline_accuracy - accuracy <= budget.max_drop
+        and latency_ms <= (budget.max_latency_ms or float("inf"))
+        and measured.size_bytes <= (budget.max_size_bytes or float("inf"))
+    )
+
+
+def best_finalist(finalists: Sequence[Finalist], baseline: Measured, budget: Budget) -> tuple[Finalist, bool]:
+    """Return the fastest measured finalist within the budget on the test split, or else the closest, and whether it is."""
+    feasible = [
+        it for it in finalists if within_budget(it.measured, baseline.accuracy_test, it.measured.accuracy_test, budget)
+    ]
+    if feasible:
+        return min(feasible, key=lambda it: it.measured.latency_ms), True
+    return max(finalists, key=lambda it: it.measured.accuracy_test), False
+
+
+def _measured(exported: Exported, timing: Timing) -> Measured:
+    return Measured(
+        accuracy_search=exported.accuracy_search,
+        accuracy_test=exported.accuracy_test,
+        latency_ms=timing.median_ms,
+        latency_p10_ms=timing.p10_ms,
+        latency_p90_ms=timing.p90_ms,
+        size_bytes=exported.size_bytes,
+    )

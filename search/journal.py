@@ -1,0 +1,60 @@
+"""The journal: every score, on disk before anyone else is told, so that no later failure loses it."""
+
+import json
+import math
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What one recipe was scored: accuracy simulated on the search split, latency and size modelled."""
+
+    accuracy_search: float
+    latency_ms: float
+    size_bytes: float
+    seconds: float = 0.0
+
+    @property
+    def valid(self) -> bool:
+        """Say whether every score is a number."""
+        return not any(math.isnan(value) for value in (self.accuracy_search, self.latency_ms, self.size_bytes))
+
+
+@dataclass
+class Journal:
+    """An append-only file of scores by recipe key; an equal recipe is never scored twice."""
+
+    path: Path
+    _scores: dict[str, Scores] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.path.exists():
+            self._drop_torn_line()
+            for line in self.path.read_text().splitlines():
+                entry = json.loads(line)
+                self._scores[entry.pop("key")] = Scores(**entry)
+
+    def __len__(self) -> int:
+        return len(self._scores)
+
+    def get(self, key: str) -> Scores | None:
+        """Return the scores of the recipe with this key, if it was ever scored."""
+        return self._scores.get(key)
+
+    def add(self, key: str, scores: Scores) -> None:
+        """Write the scores to the disk; only then are they known."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a") as file:
+            file.write(json.dumps({"key": key} | asdict(scores)) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self._scores[key] = scores
+
+    def _drop_torn_line(self) -> None:
+        """Cut off what a killed process wrote of its last line."""
+        text = self.path.read_bytes()
+        whole = text[: text.rfind(b"\n") + 1]
+        if len(whole) < len(text):
+            os.truncate(self.path, len(whole))

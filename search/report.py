@@ -1,0 +1,105 @@
+"""What a search leaves behind: tables, a picture, recipes and a summary in the run directory."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from gulliver.search.finalists import Finalist, Measured
+from gulliver.search.result import Result
+from gulliver.search.study import Candidate
+from gulliver.spaces.recipe import Recipe
+from gulliver.tasks.cache import write_atomically
+
+ARTIFACTS = ["recipes", "front.csv", "front.png", "summary.json", "trials.parquet"]
+
+
+def write_tables(out: Path, candidates: Sequence[Candidate], front: Sequence[Candidate]) -> None:
+    """Write trials.parquet and front.csv."""
+    import pandas
+
+    trials = pandas.DataFrame([_row(candidate) for candidate in candidates])
+    write_atomically(out / "trials.parquet", lambda temporary: trials.to_parquet(temporary))
+    members = pandas.DataFrame([_row(candidate) for candidate in front])
+    write_atomically(out / "front.csv", lambda temporary: members.to_csv(temporary, index=False))
+
+
+def write_recipes(out: Path, front: Sequence[Recipe], best: Recipe) -> None:
+    """Write recipes/front-NN.yaml, fastest first, and recipes/best.yaml."""
+    for index, recipe in enumerate(front):
+        recipe.save(out / "recipes" / f"front-{index:02d}.yaml")
+    best.save(out / "recipes" / "best.yaml")
+
+
+def write_summary(out: Path, summary: dict[str, Any]) -> None:
+    """Write summary.json."""
+    text = json.dumps(summary, indent=2) + "\n"
+    write_atomically(out / "summary.json", lambda temporary: temporary.write_text(text))
+
+
+def draw_front(out: Path, candidates: Sequence[Candidate], result: Result, conditions: str) -> None:
+    """Write front.png: every trial and the front as simulated, the finalists and the originals as measured."""
+    import matplotlib.figure
+
+    figure = matplotlib.figure.Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    valid = [it.scores for it in candidates if it.scores.valid]
+    axes.scatter([it.latency_ms for it in valid], [it.accuracy_search for it in valid], s=14, c="0.75", label="trials")
+    members = [it.scores for it in result.front]
+    axes.step(
+        [it.latency_ms for it in members],
+        [it.accuracy_search for it in members],
+        where="post",
+        c="tab:blue",
+        label="front before fine-tuning (latency modelled, search split)",
+    )
+    _mark(axes, [it.measured for it in result.finalists], "o", "tab:orange", "finalists (measured, test split)")
+    _mark(axes, [result.best.measured], "*", "tab:red", "best", 200)
+    _mark(axes, [result.bf16], "s", "tab:green", "OpenVINO bf16")
+    _mark(axes, [result.baseline], "D", "black", "OpenVINO fp32")
+    axes.set_xlabel(f"latency, ms ({conditions})")
+    axes.set_ylabel("accuracy")
+    axes.set_title(f"{result.summary['task']} on {result.summary['target']}, seed {result.summary['seed']}")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right", fontsize="small")
+    write_atomically(out / "front.png", lambda temporary: figure.savefig(temporary, format="png", dpi=120))
+
+
+def front_table(result: Result, conditions: str) -> str:
+    """Return the originals and the finalists as lines of text, fastest first, each with what was predicted."""
+    header = f"{'':28}{'accuracy':>10}{'accuracy':>10}{'latency ms':>12}{'p10..p90':>16}{'faster':>8}"
+    header += (
+        f"{'predicted':>11}{'size KB':>9}\n{'measured, ' + conditions:28}{'search':>10}{'test':>10}{'':>12}{'':>16}"
+    )
+    rows = [header + f"{'':>8}{'ms':>11}", "-" * 104]
+    base = result.baseline
+    rows.append(_line("OpenVINO fp32", base, base))
+    rows.append(_line("OpenVINO bf16", result.bf16, base))
+    for finalist in sorted(result.finalists, key=lambda it: it.measured.latency_ms):
+        name = f"recipe {finalist.recipe.key[:8]}" + (" (best)" if finalist is result.best else "")
+        rows.append(_line(name, finalist.measured, base, finalist))
+    return "\n".join(rows)
+
+
+def _line(name: str, measured: Measured, base: Measured, finalist: Finalist | None = None) -> str:
+    spread = f"{measured.latency_p10_ms:.2f}..{measured.latency_p90_ms:.2f}"
+    faster = f"{base.latency_ms / measured.latency_ms:.2f}x"
+    line = f"{name:28}{measured.accuracy_search:>10.4f}{measured.accuracy_test:>10.4f}{measured.latency_ms:>12.2f}"
+    line += f"{spread:>16}{faster:>8}"
+    line += f"{finalist.predicted_latency_ms:>11.2f}" if finalist else f"{'':>11}"
+    return line + f"{measured.size_bytes / 1000:>9.0f}"
+
+
+def _mark(axes: Any, points: Sequence[Measured], marker: str, color: str, label: str, size: int = 60) -> None:
+    latencies = [it.latency_ms for it in points]
+    accuracies = [it.accuracy_test for it in points]
+    axes.scatter(latencies, accuracies, marker=marker, c=color, s=size, label=label, zorder=3)
+
+
+def _row(candidate: Candidate) -> dict[str, Any]:
+    row: dict[str, Any] = {"trial": candidate.trial, "recipe_key": candidate.recipe.key}
+    row |= asdict(candidate.scores)
+    row |= {"violation": candidate.violation, "proposed_by": candidate.proposed_by}
+    layers = {name: asdict(layer) for name, layer in candidate.recipe.layers.items()}
+    return row | {"recipe": json.dumps(layers, sort_keys=True)}

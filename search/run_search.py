@@ -1,0 +1,269 @@
+"""A search from beginning to end: calibrate, search, make finalists, measure, report."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from gulliver.compressors.compress import Original, read_original
+from gulliver.evaluators.latency.calibration import calibrate_space
+from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
+from gulliver.search.finalists import (
+    Bench,
+    Exported,
+    Finalist,
+    Measured,
+    best_finalist,
+    choose_finalists,
+    with_finetuning,
+    within_budget,
+)
+from gulliver.search.hypervolume import hypervolume
+from gulliver.search.journal import Journal
+from gulliver.search.report import ARTIFACTS, draw_front, front_table, write_recipes, write_summary, write_tables
+from gulliver.search.result import Result
+from gulliver.search.run_directory import RunDirectory, settings_record
+from gulliver.search.scoring import Scoring
+from gulliver.search.settings import SearchSettings
+from gulliver.search.study import Candidate, Study, front, open_study
+from gulliver.search.tracking import Tracker, TrackingSettings
+from gulliver.spaces.recipe import FoundFor, Recipe
+from gulliver.spaces.space import Space
+from gulliver.tasks.protocol import Task
+from tqdm import tqdm
+
+Say = Callable[[str], None]
+_VERSIONED = ("gulliver", "torch", "openvino", "optuna")
+
+
+def run_search(
+    task: Task, target: CpuOpenvino, settings: SearchSettings, tracking: TrackingSettings, out: Path, say: Say
+) -> Result:
+    """Return the search's result, every file of it in `out`; a search that was interrupted there goes on.
+
+    Raises InputError where the settings are impossible, or `out` holds another search.
+    """
+    directory = RunDirectory(out)
+    with directory.locked():
+        with directory.phase("prepare"):
+            original = read_original(task)
+            space = Space(original.graph, target.capabilities, settings.space)
+        directory.claim(settings_record(task.name, original.network, target, settings))
+        return _Search(original, target, settings, space, directory, Tracker(tracking, out), say).run()
+
+
+@dataclass(frozen=True)
+class _Search:
+    original: Original
+    target: CpuOpenvino
+    settings: SearchSettings
+    space: Space
+    directory: RunDirectory
+    tracker: Tracker
+    say: Say
+
+    def run(self) -> Result:
+        self._announce()
+        bench = Bench(self.original, self.target, self.directory.path / "finalists")
+        with self.directory.phase("baseline"):
+            baselines = bench.baselines()
+        with self.directory.phase("calibrate"):
+            scoring = self._scoring(baselines["baseline"].accuracy_search)
+        study = self._open_study(scoring)
+        self.tracker.start(self.directory.path.name, self._parameters())
+        with self.directory.phase("search"):
+            self._run_study(study, scoring)
+        members = front(study.candidates(), self.settings.objectives)
+        with self.directory.phase("finalists"):
+            exported = self._make_finalists(bench, members, baselines["baseline"].accuracy_search)
+        with self.directory.phase("measure"):
+            measured = bench.measure(baselines | exported)
+        result = self._result(study, scoring, members, exported, measured)
+        self._report(study.candidates(), result)
+        return result
+
+    def _announce(self) -> None:
+        task, graph = self.original.task, self.original.graph
+        parameters = sum(layer.weight_count for layer in graph.layers.values())
+        self.say(f"{task.name}: {len(graph.layers)} layers, {parameters:,} weights, network {self.original.network}")
+        self.say(f"target {self.target.name} ({self.target.conditions}), {len(self.space.dimensions)} choices to make")
+        for note in self.space.notes:
+            self.say(f"  {note}")
+
+    def _scoring(self, baseline_accuracy: float) -> Scoring:
+        self.say("calibrating the latency model on this machine (kernel times are kept for the next run)")
+        latency = calibrate_space(self.target, self.original, self.space)
+        fitted = latency.coefficients
+        self.say(
+            f"  {len(latency.table)} kernel times, fitted to {fitted.networks:.0f} measured networks "
+            f"with a mean error of {fitted.mean_error:.1%}"
+        )
+        return Scoring(self.original, self.target, latency, self.settings, baseline_accuracy)
+
+    def _open_study(self, scoring: Scoring) -> Study:
+        path = self.directory.path
+        journal = Journal(path / "scores.jsonl")
+        return open_study(path / "study.db", self.space, self.settings, journal, scoring.score, scoring.constraints)
+
+    def _run_study(self, study: Study, scoring: Scoring) -> None:
+        done = study.candidates()
+        self.say(f"searching: {len(done)} of {self.settings.trials} trials are done")
+        bar = tqdm(total=self.settings.trials, initial=len(done), desc="search", unit="trial")
+        for candidate in done:
+            self.tracker.log_trial(candidate, {})
+
+        def told(candidate: Candidate) -> None:
+            done.append(candidate)
+            summary = self._summary_metrics(done, scoring.baseline_accuracy)
+            self.tracker.log_trial(candidate, summary)
+            bar.set_postfix({"front": f"{summary['front_size']:.0f}", "hypervolume": f"{summary['hypervolume']:.3f}"})
+            bar.update()
+
+        with bar:
+            study.run(told)
+
+    def _summary_metrics(self, candidates: Sequence[Candidate], baseline_accuracy: float) -> dict[str, float]:
+        members = front(candidates, self.settings.objectives)
+        fastest = min((it.scores.latency_ms for it in members), default=float("nan"))
+        return {
+            "hypervolume": self._hypervolume(members, candidates, baseline_accuracy),
+            "front_size": len(members),
+            "fastest_latency_ms": fastest,
+        }
+
+    def _hypervolume(
+        self, members: Sequence[Candidate], candidates: Sequence[Candidate], baseline_accuracy: float
+    ) -> float:
+        """Return the front's area, latency as a share of the slowest trial's, accuracy above half the original's."""
+        slowest_ms = max((it.scores.latency_ms for it in candidates if it.scores.valid), default=1.0)
+        points = [(it.scores.latency_ms / slowest_ms, it.scores.accuracy_search) for it in members]
+        return hypervolume(points, (1.0, baseline_accuracy / 2))
+
+    def _make_finalists(
+        self, bench: Bench, members: Sequence[Candidate], baseline_accuracy: float
+    ) -> dict[str, Exported]:
+        self.say(f"making up to {self.settings.finalists.count} finalists of a front of {len(members)} recipes")
+        exported: dict[str, Exported] = {}
+
+        def passes(candidate: Candidate) -> bool:
+            recipe = with_finetuning(candidate.recipe, self.settings.finalists)
+            made = bench.export(recipe.key, recipe, self.target.float_type)
+            exported[recipe.key] = made
+            good = within_budget(made, baseline_accuracy, made.accuracy_search, self.settings.budget)
+            self.say(
+                f"  recipe {recipe.key[:8]}: predicted {candidate.scores.latency_ms:.2f} ms, search accuracy "
+                f"{candidate.scores.accuracy_search:.4f} before and {made.accuracy_search:.4f} after fine-tuning, "
+                f"{'within' if good else 'outside'} the budget"
+            )
+            return good
+
+        choose_finalists(members, self.settings.finalists, passes)
+        return exported
+
+    def _result(
+        self,
+        study: Study,
+        scoring: Scoring,
+        members: Sequence[Candidate],
+        exported: dict[str, Exported],
+        measured: dict[str, Measured],
+    ) -> Result:
+        by_key = {candidate.recipe.key: candidate for candidate in members}
+        finalists = [self._finalist(by_key[key], exported[key], measured[key]) for key in exported]
+        best, within = best_finalist(finalists, measured["baseline"], self.settings.budget)
+        summary = self._summary(study, scoring, best, measured)
+        binding = () if within else binding_layers(best.recipe, scoring)
+        return Result(
+            out=self.directory.path,
+            front=tuple(replace(it, recipe=self._signed(it)) for it in members),
+            finalists=tuple(finalists),
+            best=best,
+            within_budget=within,
+            binding_layers=binding,
+            baseline=measured["baseline"],
+            bf16=measured["bf16"],
+            summary=summary,
+        )
+
+    def _finalist(self, candidate: Candidate, exported: Exported, measured: Measured) -> Finalist:
+        recipe = with_finetuning(self._signed(candidate), self.settings.finalists)
+        recipe = replace(recipe, found_for=replace(recipe.found_for, measured=asdict(measured)))
+        return Finalist(recipe, candidate.scores.latency_ms, measured, Path(exported.path))
+
+    def _signed(self, candidate: Candidate) -> Recipe:
+        """Return the candidate's recipe with the circumstances that it was found in."""
+        scores = asdict(candidate.scores)
+        found_for = FoundFor(
+            network=self.original.network,
+            task=self.original.task.name,
+            target=self.target.name,
+            seed=self.settings.seed,
+            versions={name: version(name) for name in _VERSIONED},
+            settings={
+                "conditions": self.target.conditions,
+                "trial": candidate.trial,
+                "proposed_by": candidate.proposed_by,
+            },
+            predicted={name: scores[name] for name in ("accuracy_search", "latency_ms", "size_bytes")},
+        )
+        return replace(candidate.recipe, found_for=found_for)
+
+    def _summary(self, study: Study, scoring: Scoring, best: Finalist, measured: dict[str, Measured]) -> dict[str, Any]:
+        candidates = study.candidates()
+        members = front(candidates, self.settings.objectives)
+        best_entry = asdict(best.measured) | {
+            "predicted_latency_ms": best.predicted_latency_ms,
+            "recipe": str(self.directory.path / "recipes" / "best.yaml"),
+        }
+        return {
+            "task": self.original.task.name,
+            "target": self.target.name,
+            "conditions": self.target.conditions,
+            "seed": self.settings.seed,
+            "trials": len(candidates),
+            "hypervolume": self._hypervolume(members, candidates, scoring.baseline_accuracy),
+            "seconds": self.directory.seconds(),
+            "baseline": asdict(measured["baseline"]),
+            "bf16": asdict(measured["bf16"]),
+            "best": best_entry,
+        }
+
+    def _report(self, candidates: Sequence[Candidate], result: Result) -> None:
+        out = self.directory.path
+        write_tables(out, candidates, result.front)
+        write_recipes(out, [it.recipe for it in result.front], result.best.recipe)
+        draw_front(out, candidates, result, self.target.conditions)
+        write_summary(out, result.summary)
+        self.tracker.finish(_best_metrics(result), out, ARTIFACTS)
+        self.say(front_table(result, self.target.conditions))
+
+    def _parameters(self) -> dict[str, object]:
+        task, target, settings = self.original.task.name, self.target.name, self.settings
+        flat = {"task": task, "target": target, "conditions": self.target.conditions, "trials": settings.trials}
+        sampler = type(settings.sampler).__name__.lower()
+        return flat | {"seed": settings.seed, "sampler": sampler, "max_drop": settings.budget.max_drop}
+
+
+def binding_layers(recipe: Recipe, scoring: Scoring, count: int = 3) -> tuple[str, ...]:
+    """Return the layers whose compression costs the most accuracy: left alone, each wins back the most."""
+    from gulliver.spaces.recipe import LayerRecipe
+
+    gains: dict[str, float] = {}
+    bare = replace(recipe, finetune=None)
+    before = scoring.score(bare).accuracy_search
+    groups = [(group.name, group.layers) for group in scoring.original.graph.channel_groups]
+    for name, layers in groups:
+        relaxed = dict(bare.layers) | {layer: LayerRecipe() for layer in layers}
+        gains[name] = scoring.score(Recipe(relaxed)).accuracy_search - before
+    return tuple(sorted(gains, key=lambda name: -gains[name])[:count])
+
+
+def _best_metrics(result: Result) -> dict[str, float]:
+    measured = asdict(result.best.measured)
+    named = {f"best_{name}": float(value) for name, value in measured.items()}
+    speedups = {
+        "speedup_over_fp32": result.baseline.latency_ms / result.best.measured.latency_ms,
+        "speedup_over_bf16": result.bf16.latency_ms / result.best.measured.latency_ms,
+    }
+    return named | speedups | {"prediction_error": result.best.prediction_error}

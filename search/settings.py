@@ -1,0 +1,81 @@
+"""The settings of a search; conf/ mirrors these constructors."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from gulliver.spaces.recipe import Finetune
+from gulliver.spaces.space import SpaceOptions
+from gulliver.tasks.errors import InputError
+
+OBJECTIVES = {"accuracy_search": "maximize", "latency_ms": "minimize", "size_bytes": "minimize"}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What the best recipe may cost: `max_drop` is in the score's own units, the others in the target's."""
+
+    max_drop: float = 0.01
+    max_latency_ms: float | None = None
+    max_size_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.max_drop >= 0:
+            raise InputError(f"`budget.max_drop >= 0` must hold, but it is {self.max_drop}")
+        for key in ("max_latency_ms", "max_size_bytes"):
+            value = getattr(self, key)
+            if value is not None and not value > 0:
+                raise InputError(f"`budget.{key} > 0` must hold, but it is {value}")
+
+
+@dataclass(frozen=True)
+class FinalistSettings:
+    """How many recipes of the front are fine-tuned, exported and measured, and for how many epochs.
+
+    `recoverable_drop` is the drop that fine-tuning is trusted to win back: recipes that lose more before it
+    count as infeasible in the search.
+    """
+
+    count: int = 4
+    epochs: int = 2
+    learning_rate: float = 0.05
+    temperature: float = 4.0
+    recoverable_drop: float = 0.3
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise InputError(f"`finalists.count >= 1` must hold, but it is {self.count}")
+        if self.epochs < 0:
+            raise InputError(f"`finalists.epochs >= 0` must hold, but it is {self.epochs}")
+        if not self.recoverable_drop >= 0:
+            raise InputError(f"`finalists.recoverable_drop >= 0` must hold, but it is {self.recoverable_drop}")
+
+    @property
+    def finetune(self) -> Finetune | None:
+        """Return how finalists are fine-tuned, or None where they are not."""
+        return Finetune(self.epochs, self.learning_rate, self.temperature) if self.epochs else None
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """Everything that decides a search's outcome beside the task and the target."""
+
+    trials: int = 48
+    batch: int = 4
+    seed: int = 0
+    objectives: tuple[str, ...] = ("accuracy_search", "latency_ms")
+    budget: Budget = field(default_factory=Budget)
+    space: SpaceOptions = field(default_factory=SpaceOptions)
+    sampler: Any = None
+    finalists: FinalistSettings = field(default_factory=FinalistSettings)
+
+    def __post_init__(self) -> None:
+        for key in ("trials", "batch"):
+            if getattr(self, key) < 1:
+                raise InputError(f"`{key} >= 1` must hold, but it is {getattr(self, key)}")
+        if not 0 <= self.seed < 2**31:
+            raise InputError(f"`0 <= seed < 2**31` must hold, but it is {self.seed}")
+        unknown = [name for name in self.objectives if name not in OBJECTIVES]
+        if unknown:
+            raise InputError(f"objectives must be among {', '.join(OBJECTIVES)}, but one is {unknown[0]}")
+        if len(self.objectives) < 2 or len(set(self.objectives)) < len(self.objectives):
+            raise InputError(f"objectives must be two or three different ones, but are {', '.join(self.objectives)}")

@@ -1,0 +1,139 @@
+"""MLflow: one parent run a search, one nested run a trial. Nothing that fails here loses a trial."""
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gulliver.search.study import Candidate
+
+_EXPERIMENT = "gulliver"
+
+
+@dataclass(frozen=True)
+class TrackingSettings:
+    """Where MLflow logs to: `uri` defaults to an SQLite file beside the run directory."""
+
+    enabled: bool = True
+    uri: str | None = None
+    experiment: str = _EXPERIMENT
+
+
+@dataclass
+class Tracker:
+    """Logs a search to MLflow with batched calls; a failure is said once, and the search goes on."""
+
+    settings: TrackingSettings
+    out: Path
+    _client: Any = None
+    _experiment_id: str = ""
+    _parent: str = ""
+    _logged: set[int] = field(default_factory=set)
+    _warned: bool = False
+
+    @property
+    def uri(self) -> str:
+        """Return the tracking URI, absolute."""
+        return self.settings.uri or f"sqlite:///{self.out.resolve().parent / 'mlflow.db'}"
+
+    def start(self, name: str, parameters: Mapping[str, object]) -> None:
+        """Open the store and the parent run of this run directory, or go on with the one that is there."""
+        if self.settings.enabled:
+            self._guard(lambda: self._start(name, parameters))
+
+    def log_trial(self, candidate: Candidate, summary: Mapping[str, float]) -> None:
+        """Log one trial as a nested run, and the search's state after it on the parent; a logged trial is left alone."""
+        if self._parent and candidate.trial not in self._logged:
+            self._guard(lambda: self._log_trial(candidate, summary))
+
+    def finish(self, metrics: Mapping[str, float], artifacts: Path, names: list[str]) -> None:
+        """Log the final metrics and the named files of the run directory, and end the parent run."""
+        if self._parent:
+            self._guard(lambda: self._finish(metrics, artifacts, names))
+
+    def _start(self, name: str, parameters: Mapping[str, object]) -> None:
+        from mlflow.entities import Param, RunTag
+        from mlflow.tracking import MlflowClient
+
+        _quiet()
+        self._client = MlflowClient(self.uri)
+        self._experiment_id = self._open_experiment()
+        tag = str(self.out.resolve())
+        found = self._client.search_runs([self._experiment_id], f"tags.`gulliver.run_directory` = '{tag}'")
+        if found:
+            self._parent = found[0].info.run_id
+            self._client.update_run(self._parent, status="RUNNING")
+            self._logged = self._trials_logged()
+            return
+        run = self._client.create_run(self._experiment_id, run_name=name, tags={"gulliver.run_directory": tag})
+        self._parent = run.info.run_id
+        params = [Param(key, str(value)[:500]) for key, value in parameters.items()]
+        self._client.log_batch(self._parent, params=params, tags=[RunTag("gulliver.kind", "search")])
+
+    def _open_experiment(self) -> str:
+        experiment = self._client.get_experiment_by_name(self.settings.experiment)
+        if experiment is not None:
+            return str(experiment.experiment_id)
+        location = None
+        if self.uri.startswith("sqlite:///"):
+            location = (Path(self.uri.removeprefix("sqlite:///")).parent / "mlflow-artifacts").as_uri()
+        return str(self._client.create_experiment(self.settings.experiment, artifact_location=location))
+
+    def _trials_logged(self) -> set[int]:
+        runs = self._client.search_runs(
+            [self._experiment_id], f"tags.`mlflow.parentRunId` = '{self._parent}'", max_results=50_000
+        )
+        return {int(run.data.tags["gulliver.trial"]) for run in runs if run.info.status != "RUNNING"}
+
+    def _log_trial(self, candidate: Candidate, summary: Mapping[str, float]) -> None:
+        scores = candidate.scores
+        values = {"accuracy_search": scores.accuracy_search, "latency_ms": scores.latency_ms}
+        values |= {"size_bytes": scores.size_bytes, "violation": candidate.violation, "seconds": scores.seconds}
+        tags = {
+            "mlflow.parentRunId": self._parent,
+            "gulliver.trial": str(candidate.trial),
+            "gulliver.recipe_key": candidate.recipe.key,
+            "gulliver.proposed_by": candidate.proposed_by,
+        }
+        run = self._client.create_run(self._experiment_id, run_name=f"trial-{candidate.trial:04d}", tags=tags)
+        self._client.log_batch(run.info.run_id, metrics=_metrics(values, candidate.trial))
+        self._client.set_terminated(run.info.run_id, "FINISHED" if scores.valid else "FAILED")
+        self._client.log_batch(self._parent, metrics=_metrics(summary, candidate.trial))
+        self._logged.add(candidate.trial)
+
+    def _finish(self, metrics: Mapping[str, float], artifacts: Path, names: list[str]) -> None:
+        self._client.log_batch(self._parent, metrics=_metrics(metrics, 0))
+        for name in names:
+            path = artifacts / name
+            if path.is_dir():
+                self._client.log_artifacts(self._parent, str(path), name)
+            elif path.exists():
+                self._client.log_artifact(self._parent, str(path))
+        self._client.set_terminated(self._parent)
+
+    def _guard(self, log: Callable[[], None]) -> None:
+        try:
+            log()
+        except Exception as error:  # MLflow's stores raise errors of many kinds, and none may stop a search
+            if not self._warned:
+                reason = " ".join(str(error).split())[:300]
+                sys.stderr.write(f"MLflow at {self.uri} failed, and the search goes on without it: {reason}\n")
+            self._warned = True
+
+
+def _metrics(values: Mapping[str, float], step: int) -> list[Any]:
+    import time
+
+    from mlflow.entities import Metric
+
+    now = int(time.time() * 1000)
+    return [Metric(name, float(value), now, step) for name, value in values.items()]
+
+
+def _quiet() -> None:
+    """Keep the migration messages of a new store off the terminal."""
+    import logging
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
