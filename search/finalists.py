@@ -142,7 +142,7 @@ def within_budget(measured: Measured | Exported, baseline_accuracy: float, accur
 
 
 def best_finalist(finalists: Sequence[Finalist], baseline: Measured, budget: Budget) -> tuple[Finalist, bool]:
-    """Return the fastest measured finalist within the budget on the test split, or else the closest, and whether it is."""
+    """Return the fastest finalist within the budget on the test split, or else the closest, and whether it is within."""
     feasible = [
         it for it in finalists if within_budget(it.measured, baseline.accuracy_test, it.measured.accuracy_test, budget)
     ]

@@ -20,7 +20,7 @@ def write_tables(out: Path, candidates: Sequence[Candidate], front: Sequence[Can
     import pandas
 
     trials = pandas.DataFrame([_row(candidate) for candidate in candidates])
-    write_atomically(out / "trials.parquet", lambda temporary: trials.to_parquet(temporary))
+    write_atomically(out / "trials.parquet", lambda temporary: trials.to_parquet(temporary, index=False))
     members = pandas.DataFrame([_row(candidate) for candidate in front])
     write_atomically(out / "front.csv", lambda temporary: members.to_csv(temporary, index=False))
 

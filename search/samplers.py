@@ -1,4 +1,4 @@
-"""Samplers: which recipe is tried next. Each is made anew for every trial, so that a resumed search equals a straight one."""
+"""Samplers: which recipe is tried next. Each is made anew for every trial, so that a search can be resumed."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -15,7 +15,7 @@ class Sampler(Protocol):
 
 @dataclass(frozen=True)
 class Tpe:
-    """Multivariate tree-structured Parzen estimator (Bergstra et al. 2011; Ozaki et al. 2022 for several objectives)."""
+    """Multivariate tree-structured Parzen estimator (Bergstra et al. 2011; multi-objective: Ozaki et al. 2022)."""
 
     startup_trials: int = 12
     candidates: int = 24

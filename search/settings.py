@@ -1,13 +1,17 @@
 """The settings of a search; conf/ mirrors these constructors."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from gulliver.spaces.recipe import Finetune
 from gulliver.spaces.space import SpaceOptions
 from gulliver.tasks.errors import InputError
 
-OBJECTIVES = {"accuracy_search": "maximize", "latency_ms": "minimize", "size_bytes": "minimize"}
+OBJECTIVES: dict[str, Literal["minimize", "maximize"]] = {
+    "accuracy_search": "maximize",
+    "latency_ms": "minimize",
+    "size_bytes": "minimize",
+}
 
 
 @dataclass(frozen=True)

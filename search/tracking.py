@@ -43,7 +43,7 @@ class Tracker:
             self._guard(lambda: self._start(name, parameters))
 
     def log_trial(self, candidate: Candidate, summary: Mapping[str, float]) -> None:
-        """Log one trial as a nested run, and the search's state after it on the parent; a logged trial is left alone."""
+        """Log one trial as a nested run, unless it is logged already, and the search's state after it on the parent."""
         if self._parent and candidate.trial not in self._logged:
             self._guard(lambda: self._log_trial(candidate, summary))
 

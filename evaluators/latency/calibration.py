@@ -126,7 +126,7 @@ def _coefficients_path(target: CpuOpenvino, original: Original) -> Path:
 
 def calibrate_space(target: CpuOpenvino, original: Original, space: Space) -> CpuLatencyModel:
     """Return the latency model of all recipes of a space, their kernels measured where the table lacks them."""
-    random = Random(_SEED)
+    random = Random(_SEED)  # noqa: S311 - draws of recipes, no secrets
     recipes = [*_uniform_recipes(space), *(_random_recipe(space, random) for _ in range(target.calibration_networks))]
     model = calibrate(target, original, recipes)
     model.table.require(_kernels(target, original, (_random_recipe(space, random) for _ in range(_KERNEL_DRAWS))))
@@ -146,3 +146,9 @@ def _kernels(target: CpuOpenvino, original: Original, recipes: Iterable[Recipe])
         for call in target.lower(original.graph, recipe):
             if isinstance(call.kernel, ComputeKernel):
                 yield call.kernel
+
+
+def forget(target: CpuOpenvino, original: Original) -> None:
+    """Delete what was measured on this machine for this network, so that it is measured again."""
+    _coefficients_path(target, original).unlink(missing_ok=True)
+    kernel_table(target).path.unlink(missing_ok=True)

@@ -1,0 +1,55 @@
+"""The command `gulliver`: help at once, everything else is imported when a command needs it."""
+
+import sys
+
+COMMANDS = {
+    "search": "search for the fastest recipe within an accuracy budget (-m sweeps, as in task=a,b seed=1,2)",
+    "apply": "apply a recipe: recipe=FILE task=... out=DIR; exports the network, scores and measures it",
+    "calibrate": "measure this machine's kernel times and fit the latency model: target=... task=...",
+    "show": "print a recipe: recipe=FILE",
+}
+HELP = """Gulliver finds the fastest compressed form of a trained network that meets an accuracy bar on a target.
+
+usage: gulliver COMMAND [key=value ...]
+
+commands:
+{commands}
+
+settings are Hydra's: `gulliver search task=fashion_resnet target=cpu_openvino budget.max_drop=0.01 trials=48`.
+`gulliver COMMAND --cfg job` prints all of a command's settings.
+"""
+
+
+def main() -> None:
+    """Run the command line; bad input ends with one line on stderr and exit status 2."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        lines = "\n".join(f"  {name:10} {text}" for name, text in COMMANDS.items())
+        sys.stdout.write(HELP.format(commands=lines))
+        return
+    if arguments[0] == "--version":
+        from importlib.metadata import version
+
+        sys.stdout.write(f"gulliver {version('gulliver')}\n")
+        return
+    if arguments[0] not in COMMANDS:
+        _fail(f"unknown command {arguments[0]}; known commands are {', '.join(COMMANDS)}")
+    _run(arguments[0], arguments[1:])
+
+
+def _run(command: str, arguments: list[str]) -> None:
+    from gulliver.search.launch import launch
+    from gulliver.tasks.errors import InputError
+
+    try:
+        launch(command, arguments)
+    except InputError as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        sys.stderr.write("gulliver: interrupted; the same command goes on where this one stopped\n")
+        sys.exit(130)
+
+
+def _fail(message: str) -> None:
+    sys.stderr.write(f"gulliver: {' '.join(message.split())}\n")
+    sys.exit(2)

@@ -1,0 +1,191 @@
+"""What each command does, once its configuration is checked."""
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gulliver.search.configuration import build, build_target, check_keys
+from gulliver.tasks.errors import InputError
+
+_SECTIONS = ("task", "target", "space", "sampler", "budget", "finalists", "tracking")
+_SEARCH_KEYS = [*_SECTIONS, "trials", "batch", "seed", "objectives", "out", "again"]
+_WITHOUT_EFFECT = ("trials", "out", "again", "tracking")
+
+
+@dataclass(frozen=True)
+class SearchJob:
+    """A checked search: everything is built, nothing has run."""
+
+    task: Any
+    target: Any
+    settings: Any
+    tracking: Any
+    out: Path
+    again: bool
+
+
+@dataclass(frozen=True)
+class ApplyJob:
+    """A checked application of a recipe."""
+
+    recipe: Any
+    task: Any
+    target: Any
+    out: Path
+
+
+@dataclass(frozen=True)
+class CalibrateJob:
+    """A checked calibration."""
+
+    task: Any
+    target: Any
+    space: Any
+    again: bool
+
+
+@dataclass(frozen=True)
+class ShowJob:
+    """A recipe that was read."""
+
+    path: Path
+    recipe: Any
+
+
+Job = SearchJob | ApplyJob | CalibrateJob | ShowJob
+
+
+def build_search(config: dict[str, Any]) -> SearchJob:
+    """Return the search that the configuration describes; raises InputError that names the key."""
+    from gulliver.search.settings import Budget, FinalistSettings, SearchSettings
+    from gulliver.search.tracking import TrackingSettings
+    from gulliver.spaces.space import SpaceOptions
+
+    check_keys(config, _SEARCH_KEYS, "")
+    task, target = build_target(config["task"], "task"), build_target(config["target"], "target")
+    sections = {
+        "space": build(SpaceOptions, config["space"], "space"),
+        "budget": build(Budget, config["budget"], "budget"),
+        "finalists": build(FinalistSettings, config["finalists"], "finalists"),
+        "sampler": build_target(config["sampler"], "sampler"),
+    }
+    plain = {key: config[key] for key in ("trials", "batch", "seed", "objectives")}
+    settings = build(SearchSettings, plain | sections, "search")
+    out = _folder(config["out"]) or _default_out(config, task.name, target.name, settings.seed)
+    tracking = build(TrackingSettings, config["tracking"], "tracking")
+    return SearchJob(task, target, settings, tracking, out, bool(config["again"]))
+
+
+def build_apply(config: dict[str, Any]) -> ApplyJob:
+    """Return the application that the configuration describes; raises InputError that names the key."""
+    check_keys(config, ["recipe", "task", "target", "out"], "")
+    recipe = _read(config)
+    task, target = build_target(config["task"], "task"), build_target(config["target"], "target")
+    return ApplyJob(recipe, task, target, _folder(config["out"]) or Path("outputs") / f"apply-{recipe.key}")
+
+
+def build_calibrate(config: dict[str, Any]) -> CalibrateJob:
+    """Return the calibration that the configuration describes; raises InputError that names the key."""
+    from gulliver.spaces.space import SpaceOptions
+
+    check_keys(config, ["task", "target", "space", "again"], "")
+    task, target = build_target(config["task"], "task"), build_target(config["target"], "target")
+    return CalibrateJob(task, target, build(SpaceOptions, config["space"], "space"), bool(config["again"]))
+
+
+def build_show(config: dict[str, Any]) -> ShowJob:
+    """Return the recipe to show; raises InputError where its file is not one."""
+    check_keys(config, ["recipe"], "")
+    return ShowJob(Path(str(config["recipe"])), _read(config))
+
+
+def run_search_job(job: SearchJob) -> None:
+    """Search, and say at the end where everything is."""
+    from gulliver.search.run_directory import RunDirectory
+    from gulliver.search.run_search import run_search
+    from gulliver.search.tracking import Tracker
+
+    if job.again:
+        RunDirectory(job.out).set_aside()
+    result = run_search(job.task, job.target, job.settings, job.tracking, job.out, say)
+    if not result.within_budget:
+        drop = result.baseline.accuracy_test - result.best.measured.accuracy_test
+        say(f"\nNo finalist is within the budget on the test split: the closest loses {drop:.4f}.")
+        say(f"What binds: {', '.join(result.binding_layers)} (left alone, each wins back the most accuracy).")
+    say(f"\nbest recipe   {result.out / 'recipes' / 'best.yaml'}")
+    say(f"everything    {result.out}")
+    say(f"dashboard     mlflow ui --backend-store-uri {Tracker(job.tracking, job.out).uri}   (or: make dashboard)")
+
+
+def run_apply_job(job: ApplyJob) -> None:
+    """Apply the recipe, export the network, and measure it beside the untouched one."""
+    from gulliver.search.apply_recipe import apply_recipe
+
+    apply_recipe(job.recipe, job.task, job.target, job.out, say)
+
+
+def run_calibrate_job(job: CalibrateJob) -> None:
+    """Measure kernels, fit the latency model, and say how well it fits."""
+    from gulliver.compressors.compress import read_original
+    from gulliver.evaluators.latency.calibration import calibrate_space, forget
+    from gulliver.spaces.space import Space
+
+    original = read_original(job.task)
+    if job.again:
+        forget(job.target, original)
+    model = calibrate_space(job.target, original, Space(original.graph, job.target.capabilities, job.space))
+    say(f"{len(model.table)} kernel times in {model.table.path}")
+    for name, value in vars(model.coefficients).items():
+        say(f"  {name:20} {value:.4g}")
+
+
+def run_show_job(job: ShowJob) -> None:
+    """Print the recipe."""
+    from gulliver.search.show_recipe import show_recipe
+
+    say(show_recipe(job.recipe))
+
+
+BUILD: Mapping[str, Callable[[dict[str, Any]], Job]] = {
+    "search": build_search,
+    "apply": build_apply,
+    "calibrate": build_calibrate,
+    "show": build_show,
+}
+RUN: Mapping[str, Callable[[Any], None]] = {
+    "search": run_search_job,
+    "apply": run_apply_job,
+    "calibrate": run_calibrate_job,
+    "show": run_show_job,
+}
+
+
+def say(line: str) -> None:
+    """Print a line at once."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def _read(config: dict[str, Any]) -> Any:
+    from gulliver.spaces.recipe_file import read_recipe
+
+    if not isinstance(config["recipe"], str):
+        raise InputError("recipe must be given, as in recipe=FILE")
+    return read_recipe(config["recipe"])
+
+
+def _folder(value: object) -> Path | None:
+    if value is not None and not isinstance(value, str):
+        raise InputError(f"out must be a folder, but is {value!r}")
+    return Path(value) if value else None
+
+
+def _default_out(config: dict[str, Any], task: str, target: str, seed: int) -> Path:
+    """Return a folder named for the settings, so that the same command finds its own search again."""
+    decisive = {key: value for key, value in config.items() if key not in _WITHOUT_EFFECT}
+    digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:8]
+    return Path("outputs") / f"{task}-{target}-seed{seed}-{digest}"

@@ -1,0 +1,132 @@
+"""Hydra at the edge: compose a command's configuration, check all of it, and only then run it."""
+
+import itertools
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from gulliver.search.commands import BUILD, RUN, Job
+from gulliver.tasks.errors import InputError
+
+_CONFIG_MODULE = "gulliver.conf"
+
+
+def launch(command: str, arguments: list[str]) -> None:
+    """Run the command with these Hydra arguments; raises InputError before any work starts."""
+    overrides = [argument for argument in arguments if not argument.startswith("-")]
+    flags = [argument for argument in arguments if argument.startswith("-")]
+    if not flags or flags in (["-m"], ["--multirun"]):
+        jobs = [check(command, job_overrides) for job_overrides in expand(overrides, sweep=bool(flags))]
+        if not flags and not any(it.startswith("hydra") for it in overrides):
+            RUN[command](jobs[0])
+            return
+    _launch_hydra(command, arguments)
+
+
+def check(command: str, overrides: list[str]) -> Job:
+    """Return the checked job of these overrides; raises InputError that names the key and the choices."""
+    return BUILD[command](compose(command, overrides))
+
+
+def compose(command: str, overrides: list[str]) -> dict[str, Any]:
+    """Return the command's resolved configuration as plain dictionaries and lists."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_module
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    own = [override for override in overrides if not override.lstrip("+~").startswith("hydra")]
+    try:
+        with initialize_config_module(_CONFIG_MODULE, version_base="1.3"):
+            config = hydra_compose(command, own)
+        return _plain(OmegaConf.to_container(config, resolve=True))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise InputError(_explain(error, command)) from error
+
+
+def expand(overrides: list[str], sweep: bool) -> Iterator[list[str]]:
+    """Yield the overrides of every job: one, or all combinations of a sweep's choices."""
+    if not sweep:
+        yield overrides
+        return
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import OverrideParseException
+
+    try:
+        parsed = OverridesParser.create().parse_overrides(overrides)
+    except OverrideParseException as error:
+        raise InputError(_one_line(str(error))) from error
+    choices = [
+        [f"{it.get_key_element()}={value}" for value in it.sweep_string_iterator()]
+        if it.is_sweep_override()
+        else [it.input_line or ""]
+        for it in parsed
+    ]
+    for combination in itertools.product(*choices):
+        yield list(combination)
+
+
+def _launch_hydra(command: str, arguments: list[str]) -> None:
+    import hydra
+    from hydra.errors import HydraException
+
+    # Without this Hydra prints an error of its own making and exits with status 1.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    sys.argv = [f"gulliver {command}", *arguments]
+    decorate = hydra.main(version_base="1.3", config_path=f"pkg://{_CONFIG_MODULE}", config_name=command)
+    try:
+        decorate(_JOBS[command])()
+    except HydraException as error:
+        raise InputError(_explain(error, command)) from error
+
+
+def _run_job(command: str, config: Any) -> None:
+    from gulliver.search.commands import BUILD
+    from omegaconf import OmegaConf
+
+    RUN[command](BUILD[command](_plain(OmegaConf.to_container(config, resolve=True))))
+
+
+def _search_job(config: Any) -> None:
+    _run_job("search", config)
+
+
+def _apply_job(config: Any) -> None:
+    _run_job("apply", config)
+
+
+def _calibrate_job(config: Any) -> None:
+    _run_job("calibrate", config)
+
+
+def _show_job(config: Any) -> None:
+    _run_job("show", config)
+
+
+# Launchers send jobs to other processes by name, so each command has a function of its own.
+_JOBS = {"search": _search_job, "apply": _apply_job, "calibrate": _calibrate_job, "show": _show_job}
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    assert isinstance(config, Mapping)
+    return {str(key): value for key, value in config.items()}
+
+
+def _explain(error: Exception, command: str) -> str:
+    """Return Hydra's complaint as one line that names the key and the choices."""
+    text = _one_line(str(error).split("Config search path")[0])
+    if "Could not override" in text:
+        key = text.split("'")[1]
+        parent, _, _ = key.rpartition(".")
+        values: Any = compose(command, [])
+        for part in filter(None, parent.split(".")):
+            values = values.get(part, {}) if isinstance(values, dict) else {}
+        known = [name for name in values if name != "_target_"] if isinstance(values, dict) else []
+        return f"unknown key {key}; known keys are {', '.join(known) or 'none'}"
+    return text
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
