@@ -3,9 +3,10 @@
 import copy
 from dataclasses import dataclass
 
+import torch
 from gulliver.compressors.batch_norm import reestimate_batch_norms
 from gulliver.compressors.decompose import decompose
-from gulliver.compressors.finetune import finetune
+from gulliver.compressors.finetune import Recovery, finetune, recover
 from gulliver.compressors.quantize import quantize
 from gulliver.compressors.sparsify import Ranking, rank_channels, sparsify
 from gulliver.spaces.layer_graph import LayerGraph
@@ -27,16 +28,21 @@ class Original:
     graph: LayerGraph
     ranking: Ranking
     calibration: Calibration
+    outputs: tuple[Tensor, ...]
 
 
 def read_original(task: Task) -> Original:
-    """Trace the task's network, rank its channels, and load the calibration inputs."""
+    """Trace the task's network, rank its channels, and run it on the calibration inputs."""
+    calibration = tuple(task.calibration())
+    with torch.no_grad():
+        outputs = tuple(task.model(*inputs) for inputs in calibration)
     return Original(
         task=task,
         network=network_hash(task.model),
         graph=trace(task.model, task.example_inputs),
         ranking=rank_channels(task.model, task.example_inputs),
-        calibration=tuple(task.calibration()),
+        calibration=calibration,
+        outputs=outputs,
     )
 
 
@@ -48,23 +54,34 @@ def apply(task: Task, recipe: Recipe) -> nn.Module:
     return compress(read_original(task), recipe)
 
 
-def compress(original: Original, recipe: Recipe, calibration: Calibration | None = None) -> fx.GraphModule:
+def compress(
+    original: Original, recipe: Recipe, calibration: Calibration | None = None, recovery: Recovery | None = None
+) -> fx.GraphModule:
     """Return the network as the recipe wants it, fine-tuned if the recipe says so.
 
-    `calibration` replaces the task's calibration inputs where less will do, as for a timing.
+    `calibration` replaces the task's calibration inputs where less will do, as for a timing; `recovery` trains a
+    thinned network for a few steps, to tell early what fine-tuning would make of it.
     """
     calibration = original.calibration if calibration is None else calibration
     thinned = thin(original, recipe, calibration)
     if recipe.finetune is not None:
         finetune(thinned, original.task, recipe.finetune)
+    elif recovery is not None and recovery.steps and is_thinned(recipe):
+        recover(thinned, original.calibration, original.outputs, recovery)
+        reestimate_batch_norms(thinned, calibration)
     return quantize(thinned, recipe, calibration)
+
+
+def is_thinned(recipe: Recipe) -> bool:
+    """Say whether the recipe removes channels or splits layers anywhere."""
+    return any(choice.sparsify or choice.decompose for choice in recipe.layers.values())
 
 
 def thin(original: Original, recipe: Recipe, calibration: Calibration) -> nn.Module:
     """Return the network in floating point with channels removed and layers split, batch norms re-estimated."""
     check_recipe(recipe, original.graph, original.network)
     model = copy.deepcopy(original.task.model).eval()
-    if not any(choice.sparsify or choice.decompose for choice in recipe.layers.values()):
+    if not is_thinned(recipe):
         return model
     sparsify(model, original.graph, recipe, original.ranking)
     decompose(model, recipe)

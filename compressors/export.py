@@ -18,7 +18,7 @@ def to_openvino(model: nn.Module, example_inputs: tuple[Tensor, ...], batch: int
     logging.getLogger("nncf").setLevel(logging.ERROR)
     inputs = tuple(_of_batch(tensor, batch) for tensor in example_inputs)
     with torch.no_grad():
-        traced = torch.jit.trace(model, inputs, check_trace=False)
+        traced = torch.jit.trace(model, inputs, check_trace=False)  # type: ignore[no-untyped-call]
         converted = openvino.convert_model(traced, example_input=inputs, input=[tuple(it.shape) for it in inputs])
     compress_quantize_weights_transformation(converted)
     return converted

@@ -3,7 +3,9 @@
 Source: Hinton et al., "Distilling the Knowledge in a Neural Network", 2015; no labels are needed.
 """
 
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from gulliver.spaces.recipe import Finetune
@@ -18,6 +20,21 @@ _WEIGHT_DECAY = 1e-4
 _SEED = 0
 
 
+@dataclass(frozen=True)
+class Recovery:
+    """A few steps of fine-tuning on the calibration inputs, enough to tell which candidates will recover."""
+
+    steps: int = 24
+    learning_rate: float = 0.1
+    temperature: float = 4.0
+
+    def __post_init__(self) -> None:
+        if self.steps < 0:
+            raise InputError(f"`trial.finetune.steps >= 0` must hold, but it is {self.steps}")
+        if not self.learning_rate > 0 or not self.temperature > 0:
+            raise InputError("`trial.finetune.learning_rate` and `trial.finetune.temperature` must be above zero")
+
+
 def finetune(student: nn.Module, task: Task, settings: Finetune, progress: str = "fine-tuning") -> nn.Module:
     """Train the student in place to give the original's outputs; return it in evaluation mode.
 
@@ -25,48 +42,57 @@ def finetune(student: nn.Module, task: Task, settings: Finetune, progress: str =
     """
     if not isinstance(task, TrainingTask):
         raise InputError(f"the task {task.name} must have `training(epoch)` for its networks to be fine-tuned")
+    steps = settings.epochs * sum(1 for _ in task.training(0))
+    pairs = _training_pairs(task, settings.epochs)
+    shown = tqdm(pairs, progress, steps, leave=False, unit="step", mininterval=0.5)
+    return _distil(student, shown, steps, settings.learning_rate, settings.temperature)
+
+
+def recover(student: nn.Module, inputs: Sequence[Inputs], outputs: Sequence[Tensor], settings: Recovery) -> nn.Module:
+    """Train the student in place for a few steps to give these outputs; return it in evaluation mode."""
+    pairs = itertools.islice(itertools.cycle(zip(inputs, outputs, strict=True)), settings.steps)
+    return _distil(student, pairs, settings.steps, settings.learning_rate, settings.temperature)
+
+
+def _distil(
+    student: nn.Module, pairs: Iterable[tuple[Inputs, Tensor]], steps: int, learning_rate: float, temperature: float
+) -> nn.Module:
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(_SEED)
-        _learn(student, task, settings, progress)
-    _lay_out(student, torch.contiguous_format)
+        _lay_out(student.train(), torch.channels_last)
+        optimizer = torch.optim.SGD(
+            student.parameters(), learning_rate, _MOMENTUM, weight_decay=_WEIGHT_DECAY, nesterov=True
+        )
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, max(steps, 2), pct_start=0.1)
+        for inputs, outputs in pairs:
+            loss = _loss(student, inputs, outputs, temperature)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            schedule.step()
+        _lay_out(student, torch.contiguous_format)
     return student.eval()
 
 
-def _learn(student: nn.Module, task: TrainingTask, settings: Finetune, progress: str) -> None:
-    _lay_out(student.train(), torch.channels_last)
-    steps = settings.epochs * sum(1 for _ in task.training(0))
-    optimizer = torch.optim.SGD(
-        student.parameters(), settings.learning_rate, _MOMENTUM, weight_decay=_WEIGHT_DECAY, nesterov=True
-    )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, steps, pct_start=0.1)
-    for inputs in tqdm(_batches(task, settings.epochs), progress, steps, leave=False, unit="step"):
-        loss = _distillation_loss(student, task.model, inputs, settings.temperature)
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        schedule.step()
-
-
-def _lay_out(model: nn.Module, memory_format: torch.memory_format) -> None:
-    model.to(memory_format=memory_format)  # type: ignore[call-overload]
-
-
-def _batches(task: TrainingTask, epochs: int) -> Iterator[Inputs]:
+def _training_pairs(task: TrainingTask, epochs: int) -> Iterator[tuple[Inputs, Tensor]]:
     for epoch in range(epochs):
-        batches: Iterable[Inputs] = task.training(epoch)
-        for inputs in batches:
-            yield tuple(_channels_last(tensor) for tensor in inputs)
+        for inputs in task.training(epoch):
+            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+                outputs = task.model(*inputs)
+            yield inputs, outputs
+
+
+def _loss(student: nn.Module, inputs: Inputs, outputs: Tensor, temperature: float) -> Tensor:
+    with torch.autocast("cpu", torch.bfloat16):
+        given = student(*(_channels_last(tensor) for tensor in inputs))
+    wanted = F.log_softmax(outputs.float() / temperature, -1)
+    given = F.log_softmax(given.float() / temperature, -1)
+    return F.kl_div(given, wanted, reduction="batchmean", log_target=True) * temperature**2
 
 
 def _channels_last(tensor: Tensor) -> Tensor:
     return tensor.to(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
 
 
-def _distillation_loss(student: nn.Module, teacher: nn.Module, inputs: Inputs, temperature: float) -> Tensor:
-    with torch.autocast("cpu", torch.bfloat16):
-        with torch.no_grad():
-            target = teacher(*inputs)
-        output = student(*inputs)
-    wanted = F.log_softmax(target.float() / temperature, -1)
-    given = F.log_softmax(output.float() / temperature, -1)
-    return F.kl_div(given, wanted, reduction="batchmean", log_target=True) * temperature**2
+def _lay_out(model: nn.Module, memory_format: torch.memory_format) -> None:
+    model.to(memory_format=memory_format)  # type: ignore[call-overload]

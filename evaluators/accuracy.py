@@ -5,6 +5,7 @@ from typing import Literal
 
 import torch
 from gulliver.compressors.compress import Original, compress
+from gulliver.compressors.finetune import Recovery
 from gulliver.spaces.recipe import Recipe
 from gulliver.tasks.errors import InputError
 from gulliver.tasks.protocol import MetricTask, ScoredTask, Split, Task
@@ -16,12 +17,13 @@ class Accuracy:
     """The simulated network's score on the search split, in the task's own units."""
 
     original: Original
+    recovery: Recovery | None = None
     name: str = "accuracy_search"
     direction: Literal["minimize", "maximize"] = "maximize"
 
     def __call__(self, recipe: Recipe) -> float:
         """Return the score of the recipe's network; NaN where its scores are not numbers."""
-        return score(self.original.task, compress(self.original, recipe), "search")
+        return score(self.original.task, compress(self.original, recipe, recovery=self.recovery), "search")
 
 
 def score(task: Task, model: nn.Module, split: Split) -> float:

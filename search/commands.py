@@ -11,7 +11,7 @@ from typing import Any
 from gulliver.search.configuration import build, build_target, check_keys
 from gulliver.tasks.errors import InputError
 
-_SECTIONS = ("task", "target", "space", "sampler", "budget", "finalists", "tracking")
+_SECTIONS = ("task", "target", "space", "sampler", "budget", "trial", "finalists", "tracking")
 _SEARCH_KEYS = [*_SECTIONS, "trials", "batch", "seed", "objectives", "out", "again"]
 _WITHOUT_EFFECT = ("trials", "out", "again", "tracking")
 
@@ -61,7 +61,7 @@ Job = SearchJob | ApplyJob | CalibrateJob | ShowJob
 
 def build_search(config: dict[str, Any]) -> SearchJob:
     """Return the search that the configuration describes; raises InputError that names the key."""
-    from gulliver.search.settings import Budget, FinalistSettings, SearchSettings
+    from gulliver.search.settings import Budget, FinalistSettings, SearchSettings, TrialSettings
     from gulliver.search.tracking import TrackingSettings
     from gulliver.spaces.space import SpaceOptions
 
@@ -70,6 +70,7 @@ def build_search(config: dict[str, Any]) -> SearchJob:
     sections = {
         "space": build(SpaceOptions, config["space"], "space"),
         "budget": build(Budget, config["budget"], "budget"),
+        "trial": build(TrialSettings, config["trial"], "trial"),
         "finalists": build(FinalistSettings, config["finalists"], "finalists"),
         "sampler": build_target(config["sampler"], "sampler"),
     }

@@ -1,5 +1,6 @@
 """From a resolved configuration to the objects that it describes; every key, type and value is checked on the way."""
 
+import dataclasses
 import importlib
 import inspect
 import types
@@ -53,6 +54,8 @@ def _convert(value: object, hint: Any, path: str) -> Any:
         return _convert(value, next(it for it in arguments if it is not type(None)), path)
     if origin is tuple:
         return _convert_list(value, arguments, path)
+    if dataclasses.is_dataclass(hint):
+        return build(hint, value, path)  # type: ignore[arg-type]
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):

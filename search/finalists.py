@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from gulliver.compressors.compress import Original, compress
+from gulliver.compressors.compress import Original, compress, is_thinned
 from gulliver.compressors.export import save_openvino, to_openvino
 from gulliver.evaluators.exported import score_exported
 from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
@@ -82,9 +82,9 @@ class Bench:
 
     def baselines(self) -> dict[str, Exported]:
         """Return the untouched network exported for fp32 and for bf16."""
-        untouched = Recipe({name: LayerRecipe() for name in self.original.graph.layers})
+        recipe = untouched(self.original)
         return {
-            name: self.export(name, untouched, float_type, half=float_type != "float32")
+            name: self.export(name, recipe, float_type, half=float_type != "float32")
             for name, float_type in BASELINES.items()
         }
 
@@ -96,6 +96,11 @@ class Bench:
         }
         timings = measure(compiled, inputs, self.target.repetitions)
         return {name: _measured(exported[name], timings[name]) for name in exported}
+
+
+def untouched(original: Original) -> Recipe:
+    """Return the recipe that changes nothing."""
+    return Recipe({name: LayerRecipe() for name in original.graph.layers})
 
 
 def choose_finalists(
@@ -127,8 +132,7 @@ def _next_index(count: int, passed: Sequence[int], failed: Sequence[int]) -> int
 
 def with_finetuning(recipe: Recipe, settings: FinalistSettings) -> Recipe:
     """Return the recipe with the finalists' fine-tuning, where there is something to win back."""
-    thinned = any(choice.sparsify or choice.decompose for choice in recipe.layers.values())
-    return replace(recipe, finetune=settings.finetune if thinned else None)
+    return replace(recipe, finetune=settings.finetune if is_thinned(recipe) else None)
 
 
 def within_budget(measured: Measured | Exported, baseline_accuracy: float, accuracy: float, budget: Budget) -> bool:
@@ -142,7 +146,7 @@ def within_budget(measured: Measured | Exported, baseline_accuracy: float, accur
 
 
 def best_finalist(finalists: Sequence[Finalist], baseline: Measured, budget: Budget) -> tuple[Finalist, bool]:
-    """Return the fastest finalist within the budget on the test split, or else the closest, and whether it is within."""
+    """Return the fastest finalist within the budget on the test split, or the closest, and whether it is within."""
     feasible = [
         it for it in finalists if within_budget(it.measured, baseline.accuracy_test, it.measured.accuracy_test, budget)
     ]

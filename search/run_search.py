@@ -16,6 +16,7 @@ from gulliver.search.finalists import (
     Measured,
     best_finalist,
     choose_finalists,
+    untouched,
     with_finetuning,
     within_budget,
 )
@@ -170,7 +171,8 @@ class _Search:
         measured: dict[str, Measured],
     ) -> Result:
         by_key = {candidate.recipe.key: candidate for candidate in members}
-        finalists = [self._finalist(by_key[key], exported[key], measured[key]) for key in exported]
+        drift = measured["bf16"].latency_ms / scoring.latency_ms(untouched(self.original))
+        finalists = [self._finalist(by_key[key], exported[key], measured[key], drift) for key in exported]
         best, within = best_finalist(finalists, measured["baseline"], self.settings.budget)
         summary = self._summary(study, scoring, best, measured)
         binding = () if within else binding_layers(best.recipe, scoring)
@@ -186,10 +188,14 @@ class _Search:
             summary=summary,
         )
 
-    def _finalist(self, candidate: Candidate, exported: Exported, measured: Measured) -> Finalist:
+    def _finalist(self, candidate: Candidate, exported: Exported, measured: Measured, drift: float) -> Finalist:
+        """Return the finalist, its prediction scaled by how much slower the bf16 original runs now than modelled.
+
+        A shared machine's speed swings by a third within minutes, and the model knows only ratios.
+        """
         recipe = with_finetuning(self._signed(candidate), self.settings.finalists)
         recipe = replace(recipe, found_for=replace(recipe.found_for, measured=asdict(measured)))
-        return Finalist(recipe, candidate.scores.latency_ms, measured, Path(exported.path))
+        return Finalist(recipe, candidate.scores.latency_ms * drift, measured, Path(exported.path))
 
     def _signed(self, candidate: Candidate) -> Recipe:
         """Return the candidate's recipe with the circumstances that it was found in."""

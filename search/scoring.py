@@ -26,7 +26,7 @@ class Scoring:
     def score(self, recipe: Recipe) -> Scores:
         """Return the recipe's simulated accuracy and modelled latency and size."""
         start = time.monotonic()
-        accuracy = Accuracy(self.original)(recipe)
+        accuracy = Accuracy(self.original, self.settings.trial.finetune)(recipe)
         size_bytes = Size(self.original.graph)(recipe)
         return Scores(accuracy, self.latency_ms(recipe), size_bytes, time.monotonic() - start)
 
@@ -37,7 +37,7 @@ class Scoring:
     def constraints(self, scores: Scores) -> dict[str, float]:
         """Return by how much each constraint is missed, zero or less where it is met."""
         budget, finalists = self.settings.budget, self.settings.finalists
-        recoverable = finalists.recoverable_drop if finalists.epochs else 0.0
+        recoverable = finalists.recoverable_drop if finalists.finetune else 0.0
         missed = {"max_drop": self.baseline_accuracy - scores.accuracy_search - budget.max_drop - recoverable}
         if budget.max_latency_ms is not None:
             missed["max_latency_ms"] = scores.latency_ms / budget.max_latency_ms - 1

@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from gulliver.spaces.recipe import Finetune
+from gulliver.compressors.finetune import Recovery
+from gulliver.spaces.recipe import Finetune, check_finetune
 from gulliver.spaces.space import SpaceOptions
 from gulliver.tasks.errors import InputError
 
@@ -32,31 +33,30 @@ class Budget:
 
 
 @dataclass(frozen=True)
-class FinalistSettings:
-    """How many recipes of the front are fine-tuned, exported and measured, and for how many epochs.
+class TrialSettings:
+    """How a candidate is scored: after a few steps of fine-tuning, or as it is where `finetune` is None."""
 
-    `recoverable_drop` is the drop that fine-tuning is trusted to win back: recipes that lose more before it
+    finetune: Recovery | None = field(default_factory=Recovery)
+
+
+@dataclass(frozen=True)
+class FinalistSettings:
+    """How many recipes of the front are fine-tuned, exported and measured, and how.
+
+    `recoverable_drop` is the drop in a trial from which fine-tuning is trusted to recover: recipes that lose more
     count as infeasible in the search.
     """
 
     count: int = 4
-    epochs: int = 2
-    learning_rate: float = 0.05
-    temperature: float = 4.0
-    recoverable_drop: float = 0.3
+    finetune: Finetune | None = field(default_factory=lambda: Finetune(epochs=2))
+    recoverable_drop: float = 0.4
 
     def __post_init__(self) -> None:
         if self.count < 1:
             raise InputError(f"`finalists.count >= 1` must hold, but it is {self.count}")
-        if self.epochs < 0:
-            raise InputError(f"`finalists.epochs >= 0` must hold, but it is {self.epochs}")
         if not self.recoverable_drop >= 0:
             raise InputError(f"`finalists.recoverable_drop >= 0` must hold, but it is {self.recoverable_drop}")
-
-    @property
-    def finetune(self) -> Finetune | None:
-        """Return how finalists are fine-tuned, or None where they are not."""
-        return Finetune(self.epochs, self.learning_rate, self.temperature) if self.epochs else None
+        check_finetune(self.finetune)
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,7 @@ class SearchSettings:
     budget: Budget = field(default_factory=Budget)
     space: SpaceOptions = field(default_factory=SpaceOptions)
     sampler: Any = None
+    trial: TrialSettings = field(default_factory=TrialSettings)
     finalists: FinalistSettings = field(default_factory=FinalistSettings)
 
     def __post_init__(self) -> None:

@@ -89,7 +89,7 @@ class Recipe:
     def __post_init__(self) -> None:
         for name, layer in self.layers.items():
             _check_layer(name, layer)
-        _check_finetune(self.finetune)
+        check_finetune(self.finetune)
         object.__setattr__(self, "layers", MappingProxyType(dict(sorted(self.layers.items()))))
 
     def __hash__(self) -> int:
@@ -146,7 +146,8 @@ def _check_layer(name: str, layer: LayerRecipe) -> None:
             raise InputError(f"{rule}, but {name} has {key}={getattr(choice, key)!r}")
 
 
-def _check_finetune(finetune: Finetune | None) -> None:
+def check_finetune(finetune: Finetune | None) -> None:
+    """Raise InputError where a setting of the fine-tuning is out of range."""
     if finetune is None:
         return
     if not _is_whole(finetune.epochs, range(1, 10_001)):

@@ -1,0 +1,139 @@
+"""MmDeqSwigluQuantMmDeq in plain torch: slow, exact, the truth that the fast versions are tested against."""
+
+import torch
+from gulliver.fused_mlp.arguments import check_arguments, row_groups
+from torch import Tensor
+
+INT8_MAX = 127.0
+# Below this, 127 / row_max or row_max / 127 would leave the normal range of float32.
+SMALLEST_ROW_MAX = 2.0**-119
+TILES = (128, 256)
+
+
+def fused_mlp(
+    x1: Tensor,
+    weight1: Tensor,
+    scale1: Tensor,
+    per_token_scale1: Tensor,
+    weight2: Tensor,
+    per_channel_scale2: Tensor,
+    group_list: Tensor,
+    *,
+    tile: int | None = None,
+) -> Tensor:
+    """Return the quantized gated MLP of each group's rows, float16 (m, N2).
+
+    x1 int8 (m, K1); weight1 int8 (G, K1, N1); scale1 float32 (G, N1); per_token_scale1 float32 (m);
+    weight2 int8 (G, N2, N1/2); per_channel_scale2 float32 (G, N2); group_list int64 (G), cumulative counts of
+    rows. With `tile`, weight1 and scale1 are those that `interleave` returned. Rows from group_list[-1] on
+    are zeros here; the vendor leaves them undefined. A row of h whose largest magnitude is below 2^-119
+    counts as a row of zeros: q = 0 and s2 = 0, where the vendor yields NaN. A row of h that is not finite
+    yields NaN. Raises ValueError, naming the argument, for any shape, dtype, device, group_list or tile that
+    breaks these rules.
+    Source: hicann/ascend-transformer-boost, src/kernels/mixkernels/gmm_deq_swiglu_quant_gmm_deq.
+    """
+    check_arguments(x1, weight1, scale1, per_token_scale1, weight2, per_channel_scale2, group_list)
+    _check_tile_or_none(tile, scale1.shape[-1])
+    out = torch.zeros(x1.shape[0], weight2.shape[1], dtype=torch.float16, device=x1.device)
+    for part in row_groups(group_list):
+        acc1 = exact_matmul(x1[part.rows], weight1[part.group])
+        h = swiglu(acc1.float() * scale1[part.group] * per_token_scale1[part.rows, None], tile)
+        q, s2 = quantize_rows(h)
+        acc2 = exact_matmul(q, weight2[part.group].T)
+        out[part.rows] = (acc2.float() * per_channel_scale2[part.group] * s2[:, None]).half()
+    return out
+
+
+def unfused_mlp(
+    x1: Tensor,
+    weight1: Tensor,
+    scale1: Tensor,
+    per_token_scale1: Tensor,
+    weight2: Tensor,
+    per_channel_scale2: Tensor,
+    group_list: Tensor,
+) -> Tensor:
+    """Return what `fused_mlp` returns, bit for bit, through six steps that each write their whole result."""
+    check_arguments(x1, weight1, scale1, per_token_scale1, weight2, per_channel_scale2, group_list)
+    acc1 = grouped_matmul(x1, weight1, group_list)
+    y1 = dequantize(acc1, scale1, per_token_scale1, group_list)
+    h = swiglu(y1)
+    q, s2 = quantize_rows(h)
+    acc2 = grouped_matmul(q, weight2.transpose(1, 2), group_list)
+    return dequantize(acc2, per_channel_scale2, s2, group_list).half()
+
+
+def exact_matmul(left: Tensor, right: Tensor) -> Tensor:
+    """Return left @ right, int8 (m, K) and (K, n), exactly, as int32 (m, n).
+
+    It goes through float64, whose sums are exact up to 2^53 in any order: that holds for every shape, on any
+    device and in any BLAS. torch has no int32 matmul on GPUs, and torch._int_mm is private and refuses small
+    and odd shapes there.
+    """
+    return (left.double() @ right.double()).to(torch.int32)
+
+
+def grouped_matmul(left: Tensor, weight: Tensor, group_list: Tensor) -> Tensor:
+    """Return left[rows of g] @ weight[g] for every g, int8 (m, K) and (G, K, n), exactly, as int32 (m, n)."""
+    acc = torch.zeros(left.shape[0], weight.shape[2], dtype=torch.int32, device=left.device)
+    for part in row_groups(group_list):
+        acc[part.rows] = exact_matmul(left[part.rows], weight[part.group])
+    return acc
+
+
+def dequantize(acc: Tensor, channel_scale: Tensor, row_scale: Tensor, group_list: Tensor) -> Tensor:
+    """Return acc * channel_scale[g] * row_scale, int32 (m, n), float32 (G, n) and (m), as float32 (m, n)."""
+    y = torch.zeros(acc.shape, dtype=torch.float32, device=acc.device)
+    for part in row_groups(group_list):
+        y[part.rows] = acc[part.rows].float() * channel_scale[part.group] * row_scale[part.rows, None]
+    return y
+
+
+def swiglu(y: Tensor, tile: int | None = None) -> Tensor:
+    """Return silu(act) * gate of y (m, n), float32 (m, n/2): act is the first half of y or of each tile."""
+    width = tile or y.shape[-1]
+    act, gate = y.view(*y.shape[:-1], y.shape[-1] // width, width).chunk(2, dim=-1)
+    return (act * torch.sigmoid(act) * gate).flatten(-2)
+
+
+def quantize_rows(h: Tensor) -> tuple[Tensor, Tensor]:
+    """Return q, int8 (m, n), and s2, float32 (m), with h close to q * s2: symmetric, half to even."""
+    row_max = h.abs().amax(dim=-1)
+    quantizable = (row_max >= SMALLEST_ROW_MAX) & row_max.isfinite()
+    # Not INT8_MAX / row_max, which torch rounds twice: it multiplies by the reciprocal.
+    multiplier = torch.where(quantizable, torch.full_like(row_max, INT8_MAX) / row_max, 0.0)
+    q = (h * multiplier[:, None]).round().nan_to_num(nan=0.0).to(torch.int8)
+    return q, torch.where(row_max < SMALLEST_ROW_MAX, 0.0, row_max / INT8_MAX)
+
+
+def interleave(columns: Tensor, tile: int) -> Tensor:
+    """Return weight1 or scale1 (..., n) with every tile/2 act columns followed by the gate columns they meet.
+
+    The vendor does this offline, so that one tile of matmul 1 holds all that SwiGLU needs. Raises ValueError
+    unless tile is 128 or 256 and divides n.
+    """
+    _check_tile("columns", columns.shape[-1], tile)
+    return _swap_blocks(columns, 2, columns.shape[-1] // tile, tile // 2)
+
+
+def deinterleave(columns: Tensor, tile: int) -> Tensor:
+    """Undo `interleave` with the same tile, and raise ValueError under the same rules."""
+    _check_tile("columns", columns.shape[-1], tile)
+    return _swap_blocks(columns, columns.shape[-1] // tile, 2, tile // 2)
+
+
+def _swap_blocks(columns: Tensor, outer: int, inner: int, width: int) -> Tensor:
+    """Order columns stored as (outer, inner, width) blocks by (inner, outer, width)."""
+    return columns.reshape(*columns.shape[:-1], outer, inner, width).swapaxes(-3, -2).reshape(columns.shape)
+
+
+def _check_tile_or_none(tile: int | None, column_count: int) -> None:
+    if tile is not None:
+        _check_tile("weight1", column_count, tile)
+
+
+def _check_tile(name: str, column_count: int, tile: int) -> None:
+    if tile not in TILES:
+        raise ValueError(f"tile must be one of {TILES}, but it is {tile}")
+    if column_count % tile:
+        raise ValueError(f"{name} must have a multiple of tile = {tile} columns, but it has {column_count}")

@@ -1,0 +1,159 @@
+"""What every image classification task shares: its samples, its scores, and a model trained once and cached."""
+
+import hashlib
+import json
+import pickle
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from gulliver.tasks.cache import cache_dir, write_atomically
+from gulliver.tasks.errors import InputError
+from gulliver.tasks.labelled_images import ImageSplits, LabelledImages, Normalization
+from gulliver.tasks.protocol import Inputs, Split
+from gulliver.tasks.residual_network import ResidualNetwork
+from gulliver.tasks.training import TrainingSettings, shuffled_batches, train_classifier
+from torch import Tensor, nn
+
+CALIBRATION_BATCH_SIZE = 128
+SCORING_BATCH_SIZE = 500
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The arguments of a ResidualNetwork."""
+
+    widths: tuple[int, ...]
+    blocks_per_stage: int
+    stem_stride: int
+    in_channels: int
+    classes: int
+
+
+@dataclass(frozen=True)
+class SampleCounts:
+    """How many samples calibrate, how many distil, and how many of the search split are scored."""
+
+    calibration: int
+    training: int
+    search: int
+
+
+class ImageClassification(ABC):
+    """A ScoredTask and a TrainingTask: a ResidualNetwork trained on first use, scored by its share of right answers."""
+
+    name: str
+    architecture: Architecture
+    normalization: Normalization
+    most_samples: SampleCounts
+    distillation_batch_size: int
+
+    def __init__(self, settings: TrainingSettings, samples: SampleCounts) -> None:
+        self.settings = settings
+        self.samples = samples
+        _require("seed", settings.seed, 0, 2**63 - 1)
+        _require("epochs", settings.epochs, 1, 1000)
+        _require("calibration_samples", samples.calibration, 1, self.most_samples.calibration)
+        _require("training_samples", samples.training, 1, self.most_samples.training)
+        _require("search_samples", samples.search, 1, self.most_samples.search)
+
+    @abstractmethod
+    def _load_splits(self) -> ImageSplits:
+        """Return the data; raises InputError where it cannot be had."""
+
+    @cached_property
+    def splits(self) -> ImageSplits:
+        """The whole data, read on first use; raises InputError where it cannot be had."""
+        return self._load_splits()
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The trained network in evaluation mode, from the cache or trained on first use (minutes at most)."""
+        # Weights made under a caller's inference mode could never be fine-tuned.
+        with torch.inference_mode(False), torch.enable_grad():
+            return self._cached_model() or self._train_model()
+
+    @property
+    def weights_path(self) -> Path:
+        """The file of the trained weights, named by a hash of all that decides them."""
+        facts = json.dumps([asdict(part) for part in (self.architecture, self.normalization, self.settings)])
+        return cache_dir() / f"{self.name}-{hashlib.sha256(facts.encode()).hexdigest()[:16]}.pt"
+
+    @property
+    def example_inputs(self) -> Inputs:
+        """One normalised training image of shape (1, channels, height, width) in float32."""
+        return (self.normalization(self.splits.train.images[:1]),)
+
+    def calibration(self) -> Iterator[Inputs]:
+        """Yield the first training images, normalised, in batches of 128."""
+        images = self.splits.train.images[: self.samples.calibration]
+        for start in range(0, len(images), CALIBRATION_BATCH_SIZE):
+            yield (self.normalization(images[start : start + CALIBRATION_BATCH_SIZE]),)
+
+    def training(self, epoch: int) -> Iterator[Inputs]:
+        """Yield normalised training images in the epoch's order, mirrored at random if the model was trained so."""
+        generator = torch.Generator().manual_seed(epoch)
+        data = self.splits.train[: self.samples.training]
+        flip = self.settings.random_flip
+        for batch in shuffled_batches(data, self.distillation_batch_size, flip, generator):
+            yield (self.normalization(batch.images),)
+
+    def size(self, split: Split) -> int:
+        """Return the number of samples in the split; raises InputError for any other name."""
+        return len(self._samples_of(split))
+
+    def scores(self, model: nn.Module, split: Split, start: int, stop: int) -> Tensor:
+        """Return shape (stop - start,): 1.0 where the largest logit is the label's; raises InputError off the split."""
+        data = self._samples_of(split)
+        if not 0 <= start <= stop <= len(data):
+            raise InputError(f"scores: need 0 <= start <= stop <= {len(data)} on {split}, got {start} and {stop}")
+        scores = torch.zeros(stop - start)
+        with torch.inference_mode():
+            for first in range(start, stop, SCORING_BATCH_SIZE):
+                batch = data[first : min(first + SCORING_BATCH_SIZE, stop)]
+                right = model(self.normalization(batch.images)).argmax(1) == batch.labels
+                scores[first - start : first - start + len(batch)] = right.float()
+        return scores
+
+    def _samples_of(self, split: Split) -> LabelledImages:
+        if split == "search":
+            return self.splits.search[: self.samples.search]
+        if split == "test":
+            return self.splits.test
+        raise InputError(f"split: must be search or test, got {split}")
+
+    def _cached_model(self) -> nn.Module | None:
+        if not self.weights_path.exists():
+            return None
+        network = self._untrained_model()
+        try:
+            network.load_state_dict(torch.load(self.weights_path, weights_only=True))
+        except (RuntimeError, EOFError, TypeError, ValueError, LookupError, pickle.UnpicklingError) as error:
+            reason = str(error).partition("\n")[0]
+            print(
+                f"{self.weights_path}: unreadable, so {self.name} is trained again ({reason})",
+                file=sys.stderr,
+            )
+            return None
+        return network.eval()
+
+    def _train_model(self) -> nn.Module:
+        network = self._untrained_model()
+        train_classifier(network, self.splits.train, self.normalization, self.settings, f"training {self.name}")
+        write_atomically(self.weights_path, lambda path: torch.save(network.state_dict(), path))
+        return network
+
+    def _untrained_model(self) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.settings.seed)
+            return ResidualNetwork(**asdict(self.architecture))
+
+
+def _require(name: str, value: int, lowest: int, highest: int) -> None:
+    # bool is an int to Python, but `epochs: true` is a slip of the pen.
+    if type(value) is not int or not lowest <= value <= highest:
+        raise InputError(f"{name}: must be a whole number from {lowest} to {highest}, got {value}")

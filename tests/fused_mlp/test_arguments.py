@@ -1,0 +1,136 @@
+import re
+from collections.abc import Callable
+
+import pytest
+import torch
+from gulliver.fused_mlp.arguments import MAX_INNER_SIZE, RowGroup, check_arguments, row_groups
+from gulliver.fused_mlp.reference import fused_mlp, unfused_mlp
+
+MakeArguments = Callable[..., dict[str, torch.Tensor]]
+
+
+def int8(*shape: int, device: str = "cpu") -> torch.Tensor:
+    return torch.zeros(shape, dtype=torch.int8, device=device)
+
+
+# Against the arguments of m = 5 rows in G = 2 groups, K1 = 3, N1 = 8, N2 = 6.
+BROKEN = {
+    "x1 dtype": ("x1", torch.zeros(5, 3), "x1 must be torch.int8, but it is torch.float32"),
+    "x1 dimensions": ("x1", int8(5, 3, 1), "x1 must have 2 dimensions, but it is (5, 3, 1)"),
+    "x1 columns": ("x1", int8(5, 4), "x1 must have shape (m, K1) = (5, 3), but it is (5, 4)"),
+    "x1 device": ("x1", int8(5, 3, device="meta"), "x1 must be on weight1's device, cpu, but it is on meta"),
+    "weight1 dtype": ("weight1", int8(2, 3, 8).int(), "weight1 must be torch.int8, but it is torch.int32"),
+    "weight1 dimensions": (
+        "weight1",
+        int8(3, 8),
+        "weight1 must have 3 dimensions, none of them 0, but it is (3, 8)",
+    ),
+    "weight1 without groups": (
+        "weight1",
+        int8(0, 3, 8),
+        "weight1 must have 3 dimensions, none of them 0, but it is (0, 3, 8)",
+    ),
+    "weight1 odd": (
+        "weight1",
+        int8(2, 3, 7),
+        "weight1 must have an even N1, half of it act and half gate, but N1 is 7",
+    ),
+    "weight1 inner size": (
+        "weight1",
+        int8(1, 1, 2).expand(2, 131072, 2),
+        "weight1 must have K1 at most 131071, or int32 sums overflow, but it is 131072",
+    ),
+    "scale1 dtype": (
+        "scale1",
+        torch.ones(2, 8).half(),
+        "scale1 must be torch.float32, but it is torch.float16",
+    ),
+    "scale1 shape": ("scale1", torch.ones(8), "scale1 must have shape (G, N1) = (2, 8), but it is (8,)"),
+    "scale1 device": (
+        "scale1",
+        torch.ones(2, 8, device="meta"),
+        "scale1 must be on weight1's device, cpu, but it is on meta",
+    ),
+    "per_token_scale1 dtype": (
+        "per_token_scale1",
+        torch.ones(5).double(),
+        "per_token_scale1 must be torch.float32, but it is torch.float64",
+    ),
+    "per_token_scale1 shape": (
+        "per_token_scale1",
+        torch.ones(5, 1),
+        "per_token_scale1 must have shape (m) = (5,), but it is (5, 1)",
+    ),
+    "weight2 dtype": ("weight2", torch.zeros(2, 6, 4), "weight2 must be torch.int8, but it is torch.float32"),
+    "weight2 transposed": (
+        "weight2",
+        int8(2, 4, 6),
+        "weight2 must have shape (G, N2, N1/2) = (2, 4, 4), but it is (2, 4, 6)",
+    ),
+    "weight2 groups": (
+        "weight2",
+        int8(1, 6, 4),
+        "weight2 must have shape (G, N2, N1/2) = (2, 6, 4), but it is (1, 6, 4)",
+    ),
+    "per_channel_scale2 dtype": (
+        "per_channel_scale2",
+        int8(2, 6),
+        "per_channel_scale2 must be torch.float32, but it is torch.int8",
+    ),
+    "per_channel_scale2 shape": (
+        "per_channel_scale2",
+        torch.ones(2, 5),
+        "per_channel_scale2 must have shape (G, N2) = (2, 6), but it is (2, 5)",
+    ),
+    "group_list dtype": (
+        "group_list",
+        torch.tensor([2, 5], dtype=torch.int32),
+        "group_list must be torch.int64, but it is torch.int32",
+    ),
+    "group_list shape": (
+        "group_list",
+        torch.tensor([5]),
+        "group_list must have shape (G) = (2,), but it is (1,)",
+    ),
+    "group_list negative": (
+        "group_list",
+        torch.tensor([-1, 5]),
+        "group_list must not be negative, but it is [-1, 5]",
+    ),
+    "group_list decreasing": (
+        "group_list",
+        torch.tensor([5, 2]),
+        "group_list must not decrease: it counts rows cumulatively, but it is [5, 2]",
+    ),
+    "group_list overrun": (
+        "group_list",
+        torch.tensor([2, 6]),
+        "group_list must end at or before the 5 rows of x1, but it is [2, 6]",
+    ),
+}
+
+
+@pytest.mark.parametrize("implementation", [check_arguments, fused_mlp, unfused_mlp])
+@pytest.mark.parametrize(("name", "value", "message"), BROKEN.values(), ids=BROKEN)
+def test_a_broken_rule_is_named_with_its_argument_and_value(
+    make_arguments: MakeArguments,
+    implementation: Callable[..., object],
+    name: str,
+    value: torch.Tensor,
+    message: str,
+) -> None:
+    arguments = {**make_arguments([2, 3], 3, 4, 6), name: value}
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        implementation(**arguments)
+
+
+def test_the_largest_inner_size_is_the_last_whose_sums_fit_int32() -> None:
+    assert MAX_INNER_SIZE * 128 * 128 <= 2**31 - 1 < (MAX_INNER_SIZE + 1) * 128 * 128
+
+
+def test_row_groups_are_the_groups_with_rows() -> None:
+    assert row_groups(torch.tensor([0, 2, 2, 5])) == [RowGroup(1, 0, 2), RowGroup(3, 2, 5)]
+
+
+def test_a_row_group_takes_its_rows() -> None:
+    assert torch.arange(9)[RowGroup(group=1, first_row=2, end_row=5).rows].tolist() == [2, 3, 4]

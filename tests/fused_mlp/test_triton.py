@@ -1,0 +1,123 @@
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gulliver.fused_mlp import reference
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+MakeArguments = Callable[..., dict[str, torch.Tensor]]
+NumpyMlp = Callable[..., Any]
+FusedMlp = Callable[..., torch.Tensor]
+
+needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="Triton (the gpu extra) is not installed")
+
+
+def test_importing_the_room_does_not_import_triton() -> None:
+    rooms = "import gulliver.fused_mlp, gulliver.fused_mlp.reference, gulliver.fused_mlp.cpu"
+    subprocess.run([sys.executable, "-c", f"import sys; {rooms}; assert 'triton' not in sys.modules"], check=True)
+
+
+@pytest.fixture(scope="module")
+def triton_mlp() -> FusedMlp:
+    """Small tiles make small shapes cross them; a GPU runs the compiled kernels, a CPU the interpreter."""
+    from gulliver.fused_mlp import triton
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+
+    def run(**arguments: torch.Tensor) -> torch.Tensor:
+        on_device = {name: tensor.to(device) for name, tensor in arguments.items()}
+        return triton.fused_mlp(**on_device, tiles=triton.TileSizes(rows=16, columns=16, inner=32)).cpu()
+
+    return run
+
+
+@needs_triton
+class TestAgainstNumpy:
+    @settings(max_examples=10, deadline=None)
+    @given(
+        row_counts=st.lists(st.integers(0, 20), min_size=1, max_size=3),
+        k1=st.sampled_from([1, 5, 64, 123]),
+        k2=st.sampled_from([1, 5, 32, 61]),
+        n2=st.sampled_from([1, 5, 33]),
+        tail=st.integers(0, 2),
+        seed=st.integers(0, 2**16),
+    )
+    def test_it_agrees_for_any_shape_groups_and_tail(
+        self,
+        triton_mlp: FusedMlp,
+        make_arguments: MakeArguments,
+        numpy_mlp: NumpyMlp,
+        row_counts: list[int],
+        k1: int,
+        k2: int,
+        n2: int,
+        tail: int,
+        seed: int,
+    ) -> None:
+        arguments = make_arguments(row_counts, k1, k2, n2, tail, seed)
+        out, (truth, slack) = triton_mlp(**arguments), numpy_mlp(arguments)
+        # 2^-11 is half a step of float16, of which 2^-24 is the smallest; float32 adds little to either.
+        assert (np.abs(out.double().numpy() - truth) <= 2.0**-10.9 * np.abs(truth) + slack + 2.0**-24).all()
+
+
+@needs_triton
+class TestRowsThatNeedCare:
+    def test_no_rows_at_all_give_no_output(self, triton_mlp: FusedMlp, make_arguments: MakeArguments) -> None:
+        assert triton_mlp(**make_arguments([0, 0], 5, 3, 7)).shape == (0, 7)
+
+    def test_a_row_of_zeros_gives_zeros(self, triton_mlp: FusedMlp, make_arguments: MakeArguments) -> None:
+        arguments = make_arguments([3], 64, 32, 16)
+        arguments["x1"][1] = 0
+        assert (triton_mlp(**arguments) != 0).any(dim=1).tolist() == [True, False, True]
+
+    def test_a_row_too_small_to_quantize_gives_zeros(self, triton_mlp: FusedMlp, make_arguments: MakeArguments) -> None:
+        # h is about y1^2 / 2, so y1 near 1e-20 gives h near 1e-40, below 2^-119 = 1.5e-36 but not zero.
+        arguments = make_arguments([2], 64, 32, 16)
+        arguments["per_token_scale1"][1] = 1e-20
+        assert (triton_mlp(**arguments) != 0).any(dim=1).tolist() == [True, False]
+
+    def test_a_row_that_overflows_gives_nan_and_changes_no_other_row(
+        self, triton_mlp: FusedMlp, make_arguments: MakeArguments
+    ) -> None:
+        arguments = make_arguments([3], 64, 32, 16)
+        arguments["per_token_scale1"][1] = torch.inf
+        with np.errstate(all="ignore"):
+            assert triton_mlp(**arguments).isnan().all(dim=1).tolist() == [False, True, False]
+
+    def test_the_tail_is_zero(self, triton_mlp: FusedMlp, make_arguments: MakeArguments) -> None:
+        out = triton_mlp(**make_arguments([2, 0, 3], 64, 32, 16, tail=4))
+        assert (out != 0).any(dim=1).tolist() == [True] * 5 + [False] * 4
+
+
+@needs_triton
+class TestWeightsInAnyLayout:
+    def test_transposed_weights_give_the_same_output(self, triton_mlp: FusedMlp, make_arguments: MakeArguments) -> None:
+        arguments = make_arguments([5, 3], 64, 32, 16)
+        transposed = {
+            name: arguments[name].transpose(1, 2).contiguous().transpose(1, 2) for name in ("weight1", "weight2")
+        }
+        assert torch.equal(triton_mlp(**{**arguments, **transposed}), triton_mlp(**arguments))
+
+    def test_sums_above_2_to_the_24_agree_with_the_reference(
+        self, triton_mlp: FusedMlp, make_arguments: MakeArguments
+    ) -> None:
+        # 1200 * 127 * 127 = 19,354,800 exceeds 2^24 = 16,777,216, up to which float32 holds every integer.
+        # The scales keep act at 1.9.
+        arguments = make_arguments([1], 1200, 1, 1)
+        arguments["x1"].fill_(127)
+        arguments["weight1"].fill_(127)
+        arguments["scale1"].fill_(1e-7)
+        arguments["per_token_scale1"].fill_(1.0)
+        assert torch.equal(triton_mlp(**arguments), reference.fused_mlp(**arguments))
+
+
+@needs_triton
+def test_a_broken_rule_is_named(triton_mlp: FusedMlp, make_arguments: MakeArguments) -> None:
+    with pytest.raises(ValueError, match="group_list must end at or before the 5 rows of x1"):
+        triton_mlp(**{**make_arguments([2, 3], 3, 4, 6), "group_list": torch.tensor([2, 6])})
