@@ -20,6 +20,9 @@ def build(constructor: Callable[..., Any], values: object, path: str) -> Any:
     known = inspect.signature(constructor).parameters
     hints = typing.get_type_hints(constructor.__init__ if isinstance(constructor, type) else constructor)  # type: ignore[misc]
     check_keys(values, list(known), path)
+    missing = [key for key, it in known.items() if it.default is inspect.Parameter.empty and key not in values]
+    if missing:
+        raise InputError(f"{path} must have a value for {missing[0]}")
     return constructor(**{key: _convert(value, hints.get(key, Any), f"{path}.{key}") for key, value in values.items()})
 
 
@@ -54,8 +57,8 @@ def _convert(value: object, hint: Any, path: str) -> Any:
         return _convert(value, next(it for it in arguments if it is not type(None)), path)
     if origin is tuple:
         return _convert_list(value, arguments, path)
-    if dataclasses.is_dataclass(hint):
-        return build(hint, value, path)  # type: ignore[arg-type]
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        return value if isinstance(value, hint) else build(hint, value, path)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):

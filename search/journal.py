@@ -34,7 +34,8 @@ class Journal:
             self._drop_torn_line()
             for line in self.path.read_text().splitlines():
                 entry = json.loads(line)
-                self._scores[entry.pop("key")] = Scores(**entry)
+                key = entry.pop("key")
+                self._scores[key] = Scores(**entry)
 
     def __len__(self) -> int:
         return len(self._scores)

@@ -1,0 +1,80 @@
+import pytest
+from gulliver.search.finalists import (
+    Finalist,
+    Measured,
+    best_finalist,
+    choose_finalists,
+    with_finetuning,
+    within_budget,
+)
+from gulliver.search.journal import Scores
+from gulliver.search.settings import Budget, FinalistSettings
+from gulliver.search.study import Candidate
+from gulliver.spaces.recipe import Decompose, LayerRecipe, Quantize, Recipe
+
+
+def members(count):
+    return [
+        Candidate(index, None, Scores(0.5 + 0.01 * index, float(index), 1.0), 0.0, "test") for index in range(count)
+    ]
+
+
+def tried(count, passes, settings):
+    order = []
+
+    def made(candidate):
+        order.append(candidate.trial)
+        return passes(candidate.trial)
+
+    choose_finalists(members(count), settings, made)
+    return order
+
+
+def test_the_front_is_halved_between_the_fastest_that_passes_and_the_slowest_that_fails():
+    # Recipes from number 5 on keep the budget: 7 passes, 3 fails, 5 passes, 4 fails.
+    assert tried(15, lambda trial: trial >= 5, FinalistSettings(count=4)) == [7, 3, 5, 4]
+
+
+def test_with_everything_passing_the_fastest_recipe_is_reached():
+    assert tried(8, lambda trial: True, FinalistSettings(count=3)) == [3, 1, 0]
+
+
+def test_with_everything_failing_the_slowest_recipe_is_reached():
+    assert tried(8, lambda trial: False, FinalistSettings(count=4)) == [3, 5, 6, 7]
+
+
+def test_no_more_finalists_are_made_than_the_front_has():
+    assert sorted(tried(2, lambda trial: True, FinalistSettings(count=4))) == [0, 1]
+
+
+def measured(accuracy_test, latency_ms, size_bytes=1000):
+    return Measured(accuracy_test, accuracy_test, latency_ms, latency_ms, latency_ms, size_bytes)
+
+
+def finalist(accuracy_test, latency_ms, size_bytes=1000):
+    return Finalist(None, latency_ms, measured(accuracy_test, latency_ms, size_bytes), None)
+
+
+def test_the_best_is_the_fastest_within_the_budget_on_the_test_split():
+    fast, middle, slow = finalist(0.88, 1.0), finalist(0.905, 2.0), finalist(0.91, 3.0)
+    assert best_finalist([slow, middle, fast], measured(0.91, 9.0), Budget(max_drop=0.01)) == (middle, True)
+
+
+def test_without_one_within_the_budget_the_closest_is_handed_over():
+    fast, slow = finalist(0.85, 1.0), finalist(0.89, 3.0)
+    assert best_finalist([fast, slow], measured(0.91, 9.0), Budget(max_drop=0.01)) == (slow, False)
+
+
+@pytest.mark.parametrize("budget", [Budget(max_latency_ms=1.5), Budget(max_size_bytes=999)])
+def test_latency_and_size_are_part_of_the_budget(budget):
+    assert not within_budget(measured(0.91, 2.0), 0.91, 0.91, budget)
+
+
+def test_the_prediction_error_is_negative_where_the_prediction_was_too_low():
+    assert Finalist(None, 1.8, measured(0.9, 2.0), None).prediction_error == pytest.approx(-0.1)
+
+
+def test_only_a_thinned_network_is_fine_tuned():
+    settings = FinalistSettings()
+    assert with_finetuning(Recipe({"a": LayerRecipe(quantize=Quantize())}), settings).finetune is None
+    assert with_finetuning(Recipe({"a": LayerRecipe(decompose=Decompose(8))}), settings).finetune == settings.finetune

@@ -1,0 +1,43 @@
+import json
+
+import pytest
+from gulliver.search.run_directory import RunDirectory
+from gulliver.tasks.errors import InputError
+
+
+def test_a_folder_in_use_is_refused(tmp_path):
+    first, second = RunDirectory(tmp_path / "run"), RunDirectory(tmp_path / "run")
+    with first.locked(), pytest.raises(InputError, match="is in use by another process"), second.locked():
+        pass
+
+
+def test_a_folder_with_another_search_is_refused_naming_the_difference(tmp_path):
+    directory = RunDirectory(tmp_path)
+    directory.claim({"seed": 1, "task": "a"})
+    with pytest.raises(InputError, match="holds a search with seed=1, but seed=2 is asked for"):
+        directory.claim({"seed": 2, "task": "a"})
+
+
+def test_the_number_of_trials_may_change(tmp_path):
+    RunDirectory(tmp_path).claim({"seed": 1, "trials": 4})
+    RunDirectory(tmp_path).claim({"seed": 1, "trials": 8})
+    assert json.loads((tmp_path / "settings.json").read_text())["trials"] == 8
+
+
+def test_seconds_of_a_phase_add_up_over_processes(tmp_path):
+    RunDirectory(tmp_path).path.mkdir(exist_ok=True)
+    for _ in range(2):
+        with RunDirectory(tmp_path).phase("search"):
+            pass
+    assert RunDirectory(tmp_path).seconds()["search"] >= 0
+
+
+def test_a_finished_search_is_set_aside_and_an_unfinished_one_is_not(tmp_path):
+    directory = RunDirectory(tmp_path / "run")
+    directory.path.mkdir()
+    directory.set_aside()
+    assert directory.path.exists()
+    (directory.path / "summary.json").write_text("{}")
+    directory.set_aside()
+    assert not directory.path.exists()
+    assert (tmp_path / "run.1" / "summary.json").exists()

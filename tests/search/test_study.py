@@ -1,0 +1,164 @@
+import math
+
+import optuna
+import pytest
+from gulliver.search.journal import Journal, Scores
+from gulliver.search.samplers import Nsga2, Random, Tpe
+from gulliver.search.settings import SearchSettings
+from gulliver.search.study import Candidate, front, open_study, seeds
+from optuna.trial import TrialState
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing that catches errors catches it."""
+
+
+def settings(trials=14, sampler=None, **others):
+    return SearchSettings(trials=trials, batch=3, seed=7, sampler=sampler or Tpe(startup_trials=8), **others)
+
+
+def study_in(folder, space, price, wanted, constraints=lambda scores: {"max_drop": 0.5 - scores.accuracy_search}):
+    folder.mkdir(exist_ok=True)
+    return open_study(folder / "study.db", space, wanted, Journal(folder / "scores.jsonl"), price, constraints)
+
+
+def run(folder, space, price, wanted):
+    study = study_in(folder, space, price, wanted)
+    study.run(lambda candidate: None)
+    return study
+
+
+def outcome(study):
+    return [(it.trial, it.recipe.key, it.scores.latency_ms, it.proposed_by) for it in study.candidates()]
+
+
+@pytest.mark.parametrize("sampler", [Tpe(startup_trials=8), Nsga2(population=6), Random()])
+def test_the_same_seed_gives_the_same_trials(tmp_path, space, price, sampler):
+    first = run(tmp_path / "first", space, price, settings(sampler=sampler))
+    second = run(tmp_path / "second", space, price, settings(sampler=sampler))
+    assert outcome(first) == outcome(second)
+    assert len(outcome(first)) == 14
+
+
+def test_another_seed_gives_other_trials(tmp_path, space, price):
+    first = run(tmp_path / "first", space, price, settings())
+    other = SearchSettings(trials=14, batch=3, seed=8, sampler=Tpe(startup_trials=8))
+    assert outcome(first) != outcome(run(tmp_path / "second", space, price, other))
+
+
+@pytest.mark.parametrize("killed_at", [1, 4, 8, 12])
+@pytest.mark.parametrize("sampler", [Tpe(startup_trials=8), Nsga2(population=6)])
+def test_a_search_killed_while_scoring_ends_as_one_that_was_not(tmp_path, space, price, sampler, killed_at):
+    straight = run(tmp_path / "straight", space, price, settings(sampler=sampler))
+    scored = []
+
+    def dying(recipe):
+        if len(scored) == killed_at:
+            raise Killed
+        scored.append(recipe.key)
+        return price(recipe)
+
+    with pytest.raises(Killed):
+        run(tmp_path / "killed", space, dying, settings(sampler=sampler))
+
+    def scoring(recipe):
+        scored.append(recipe.key)
+        return price(recipe)
+
+    resumed = run(tmp_path / "killed", space, scoring, settings(sampler=sampler))
+    assert outcome(resumed) == outcome(straight)
+    assert len(scored) == len(set(scored)), "a recipe was scored twice"
+
+
+def test_a_search_killed_between_two_parameters_ends_as_one_that_was_not(tmp_path, space, price, monkeypatch):
+    straight = run(tmp_path / "straight", space, price, settings())
+    suggested = []
+    suggest = optuna.Trial.suggest_int
+
+    def dying(trial, name, low, high):
+        suggested.append(name)
+        if len(suggested) == 11 * len(space.dimensions) + 3:
+            raise Killed
+        return suggest(trial, name, low, high)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(optuna.Trial, "suggest_int", dying)
+        with pytest.raises(Killed):
+            run(tmp_path / "killed", space, price, settings())
+    assert outcome(run(tmp_path / "killed", space, price, settings())) == outcome(straight)
+
+
+def test_a_score_that_optuna_was_never_told_is_not_computed_again(tmp_path, space, price, monkeypatch):
+    scored = []
+
+    def scoring(recipe):
+        scored.append(recipe.key)
+        return price(recipe)
+
+    def failing(*arguments, **options):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(optuna.Study, "tell", failing)
+        with pytest.raises(Killed):
+            run(tmp_path / "run", space, scoring, settings())
+    assert len(scored) == 1
+    run(tmp_path / "run", space, scoring, settings())
+    assert scored.count(scored[0]) == 1
+
+
+def test_a_search_can_be_given_more_trials(tmp_path, space, price):
+    straight = run(tmp_path / "straight", space, price, settings(trials=15))
+    run(tmp_path / "grown", space, price, settings(trials=9))
+    assert outcome(run(tmp_path / "grown", space, price, settings(trials=15))) == outcome(straight)
+
+
+def test_the_first_trials_are_the_untouched_and_the_uniform_recipes(tmp_path, space, price):
+    expected = [(name, recipe.key) for name, recipe in seeds(space)]
+    candidates = run(tmp_path / "run", space, price, settings()).candidates()
+    assert [(it.proposed_by, it.recipe.key) for it in candidates[: len(expected)]] == expected
+    assert {it.proposed_by for it in candidates[len(expected) :]} == {"tpe"}
+
+
+def test_a_candidate_whose_score_is_not_a_number_fails_with_its_recipe_and_the_search_goes_on(tmp_path, space, price):
+    def scoring(recipe):
+        return Scores(math.nan, 1.0, 1.0) if recipe.key == space.uniform().key else price(recipe)
+
+    study = run(tmp_path / "run", space, scoring, settings())
+    failed = study.optuna_study.get_trials(states=(TrialState.FAIL,))
+    assert [space.suggest(trial).key for trial in failed] == [space.uniform().key]
+    assert len(study.candidates()) == 13
+
+
+def test_constraints_are_told_to_optuna(tmp_path, space, price):
+    study = run(tmp_path / "run", space, price, settings())
+    trial = study.optuna_study.trials[0]
+    assert trial.system_attrs["constraints:max_drop"] == pytest.approx(
+        0.5 - study.candidates()[0].scores.accuracy_search
+    )
+
+
+def test_three_objectives_are_searched_together(tmp_path, space, price):
+    wanted = settings(objectives=("accuracy_search", "latency_ms", "size_bytes"))
+    study = run(tmp_path / "run", space, price, wanted)
+    assert len(study.optuna_study.best_trials[0].values) == 3
+
+
+def candidate(trial, accuracy, latency_ms, violation=0.0):
+    return Candidate(trial, None, Scores(accuracy, latency_ms, 1.0), violation, "test")
+
+
+def test_the_front_holds_what_no_other_candidate_beats_fastest_first():
+    slow, fast, beaten, twin = (
+        candidate(0, 0.9, 5.0),
+        candidate(1, 0.8, 2.0),
+        candidate(2, 0.79, 3.0),
+        candidate(3, 0.8, 2.0),
+    )
+    assert [it.trial for it in front([slow, fast, beaten, twin], ("accuracy_search", "latency_ms"))] == [1, 0]
+
+
+def test_the_front_leaves_out_infeasible_candidates_unless_all_are():
+    good, bad = candidate(0, 0.9, 5.0), candidate(1, 0.5, 2.0, violation=0.3)
+    assert [it.trial for it in front([good, bad], ("accuracy_search", "latency_ms"))] == [0]
+    assert [it.trial for it in front([bad], ("accuracy_search", "latency_ms"))] == [1]
