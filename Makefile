@@ -28,7 +28,9 @@ data:
 	  echo "dataset-fashion-mnist is not installed: the data will be downloaded"; }
 
 demo: $(VENV)/.installed data
-	$(BIN)/gulliver search +demo=fashion_mnist out=$(OUT)
+	$(BIN)/gulliver search \
+	  task=fashion_resnet task.training_samples=30000 trials=32 trial.samples=2000 finalists.count=3 \
+	  again=true out=$(OUT)
 
 test: $(VENV)/.installed-dev data
 	$(BIN)/ruff check .

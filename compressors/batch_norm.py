@@ -1,5 +1,6 @@
 """Batch norms: estimate their statistics again after a change of weights, and fold them away."""
 
+from collections import Counter
 from collections.abc import Iterable
 
 import torch
@@ -28,10 +29,11 @@ def reestimate_batch_norms(model: nn.Module, calibration: Iterable[tuple[Tensor,
 def fold_batch_norms(traced: fx.GraphModule) -> fx.GraphModule:
     """Fold in place every batch norm into the convolution or linear layer that alone feeds it."""
     modules = dict(traced.named_modules())
+    calls = Counter(node.target for node in traced.graph.nodes if node.op == "call_module")
     for node in list(traced.graph.nodes):
         if node.op == "call_module" and isinstance(modules[node.target], _BATCH_NORMS):
             source = node.args[0]
-            feeds_only_this = source.op == "call_module" and len(source.users) == 1
+            feeds_only_this = source.op == "call_module" and len(source.users) == 1 and calls[source.target] == 1
             folded = _folded(modules[source.target], modules[node.target]) if feeds_only_this else None
             if folded is not None:
                 _replace_module(traced, source.target, folded)

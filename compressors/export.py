@@ -1,6 +1,7 @@
 """Export to OpenVINO IR: weights stored in their integer width, removed channels gone, split layers split."""
 
 import logging
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ def to_openvino(model: nn.Module, example_inputs: tuple[Tensor, ...], batch: int
 
     logging.getLogger("nncf").setLevel(logging.ERROR)
     inputs = tuple(_of_batch(tensor, batch) for tensor in example_inputs)
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        # Deprecated in torch 2.13, but what openvino.convert_model itself traces a module with.
+        warnings.filterwarnings("ignore", "`torch.jit", DeprecationWarning)
         traced = torch.jit.trace(model, inputs, check_trace=False)  # type: ignore[no-untyped-call]
         converted = openvino.convert_model(traced, example_input=inputs, input=[tuple(it.shape) for it in inputs])
     compress_quantize_weights_transformation(converted)

@@ -63,7 +63,9 @@ def _distil(
         optimizer = torch.optim.SGD(
             student.parameters(), learning_rate, _MOMENTUM, weight_decay=_WEIGHT_DECAY, nesterov=True
         )
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, max(steps, 2), pct_start=0.1)
+        total = max(steps, 3)
+        # A tenth of the steps to rise, but two at least: OneCycleLR divides by zero where a phase has a single step.
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total, pct_start=max(0.1, 2 / total))
         for inputs, outputs in pairs:
             loss = _loss(student, inputs, outputs, temperature)
             optimizer.zero_grad()

@@ -1,7 +1,8 @@
 """Quantization as it is exported: weights and activations pass through fake quantization.
 
-Weights are symmetric per output channel, activations affine per tensor; the scheme is that of Krishnamoorthi,
-"Quantizing deep convolutional networks for efficient inference: A whitepaper", 2018.
+Weights are symmetric per output channel, activations per tensor, signed only where they fall below zero; the
+scheme is that of Krishnamoorthi, "Quantizing deep convolutional networks for efficient inference: A whitepaper",
+2018.
 """
 
 import operator
@@ -15,7 +16,8 @@ from gulliver.spaces.trace import symbolic_trace
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-_ADDITIONS = (operator.add, operator.iadd, torch.add)
+_ADDITIONS = (operator.add, operator.iadd, torch.add, "add")
+_IDENTITIES = (nn.Identity, nn.Dropout)
 _SMALLEST_SCALE = 1e-8
 
 
@@ -25,10 +27,11 @@ class QuantizedActivation(nn.Module):
     def __init__(self, lowest: float, highest: float, bits: int) -> None:
         super().__init__()
         signed = lowest < 0
-        self.lowest_level = -(2 ** (bits - 1)) + 1 if signed else 0
+        # All levels, -128 too: OpenVINO moves 255 signed levels to another grid of 256, and gives other results.
+        self.lowest_level = -(2 ** (bits - 1)) if signed else 0
         self.highest_level = 2 ** (bits - 1) - 1 if signed else 2**bits - 1
-        reach = max(-lowest, highest)
-        self.scale = max(reach / self.highest_level, _SMALLEST_SCALE)
+        below = lowest / self.lowest_level if signed else 0.0
+        self.scale = max(highest / self.highest_level, below, _SMALLEST_SCALE)
 
     def forward(self, values: Tensor) -> Tensor:
         """Return the tensor of the same shape, rounded and clipped."""
@@ -69,7 +72,7 @@ def quantize(model: nn.Module, recipe: Recipe, calibration: Iterable[tuple[Tenso
     tensor where there is one, so that it need not be kept in two forms. Activation ranges are the extremes
     seen on the calibration inputs.
     """
-    traced = fold_batch_norms(symbolic_trace(model))
+    traced = _without_identities(fold_batch_norms(symbolic_trace(model)))
     choices = {name: choice.quantize for name, choice in recipe.layers.items() if choice.quantize}
     chosen = {node: choice for node in traced.graph.nodes if (choice := _choice_of(node, choices, traced))}
     if not chosen:
@@ -83,6 +86,16 @@ def quantize(model: nn.Module, recipe: Recipe, calibration: Iterable[tuple[Tenso
     _reroute(traced, set(chosen), rounded)
     for node, choice in chosen.items():
         _quantize_layer(traced, str(node.target), choice.weight_bits)
+    traced.recompile()
+    return traced
+
+
+def _without_identities(traced: fx.GraphModule) -> fx.GraphModule:
+    """Take out what does nothing, or an addition would not see that what it adds is rounded."""
+    for node in list(traced.graph.nodes):
+        if node.op == "call_module" and isinstance(traced.get_submodule(str(node.target)), _IDENTITIES):
+            node.replace_all_uses_with(node.args[0])
+            traced.graph.erase_node(node)
     traced.recompile()
     return traced
 

@@ -1,10 +1,11 @@
 """Channel sparsity: remove the least important channels of each group of tied channels, for real."""
 
+from collections import defaultdict
 from collections.abc import Mapping
 
 import torch
 import torch_pruning
-from gulliver.spaces.layer_graph import ChannelGroup, LayerGraph
+from gulliver.spaces.layer_graph import LayerGraph
 from gulliver.spaces.recipe import Recipe
 from gulliver.spaces.shapes import group_ratio, removed_channels
 from torch import Tensor, nn
@@ -28,24 +29,27 @@ def rank_channels(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> Ranki
         scores = importance(group)
         if scores is not None:
             order = tuple(torch.argsort(scores, stable=True).tolist())
-            members = [item.dep.target.module for item in group.items]
+            # A module that only reads the group's channels has a group, and a ranking, of its own.
+            members = [it.dep.target.module for it in group.items if it.dep.handler.__name__ != "prune_in_channels"]
             rankings |= {names[module]: order for module in members if module in names}
     return rankings
 
 
 def sparsify(model: nn.Module, graph: LayerGraph, recipe: Recipe, ranking: Ranking) -> nn.Module:
     """Remove in place the channels that the recipe gives up, everywhere they reach; return the model."""
+    # All of a module's indices at once: behind a concatenation, one group's removals would shift another's indices.
+    given_up: dict[tuple[str, str], set[int]] = defaultdict(set)
     for group in graph.channel_groups:
         count = removed_channels(group.channels, group_ratio(group, recipe))
-        if count:
-            _remove(model, group, ranking[group.name][:count])
+        for channel in ranking[group.name][:count] if count else ():
+            for coupling in group.couplings:
+                given_up[coupling.module, coupling.side].update(coupling.indices[channel])
+    for (name, side), indices in given_up.items():
+        _remove(model.get_submodule(name), side, sorted(indices))
     return model
 
 
-def _remove(model: nn.Module, group: ChannelGroup, channels: tuple[int, ...]) -> None:
-    for coupling in group.couplings:
-        module = model.get_submodule(coupling.module)
-        pruner = PrunerBox[ops.module2type(module)]
-        indices = sorted(index for channel in channels for index in coupling.indices[channel])
-        prune = pruner.prune_out_channels if coupling.side == "out" else pruner.prune_in_channels
-        prune(module, indices)
+def _remove(module: nn.Module, side: str, indices: list[int]) -> None:
+    pruner = PrunerBox[ops.module2type(module)]
+    prune = pruner.prune_out_channels if side == "out" else pruner.prune_in_channels
+    prune(module, indices)

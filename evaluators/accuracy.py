@@ -18,16 +18,21 @@ class Accuracy:
 
     original: Original
     recovery: Recovery | None = None
+    samples: int | None = None
     name: str = "accuracy_search"
     direction: Literal["minimize", "maximize"] = "maximize"
 
     def __call__(self, recipe: Recipe) -> float:
         """Return the score of the recipe's network; NaN where its scores are not numbers."""
-        return score(self.original.task, compress(self.original, recipe, recovery=self.recovery), "search")
+        model = compress(self.original, recipe, recovery=self.recovery)
+        return score(self.original.task, model, "search", self.samples)
 
 
-def score(task: Task, model: nn.Module, split: Split) -> float:
-    """Return the model's mean score, or metric, on the whole split; raises InputError for an empty split."""
+def score(task: Task, model: nn.Module, split: Split, samples: int | None = None) -> float:
+    """Return the model's mean score on the split's first samples, on all of them where `samples` is None.
+
+    A metric that is no mean is always that of the whole split. Raises InputError for an empty split.
+    """
     with torch.inference_mode():
         if isinstance(task, MetricTask):
             return float(task.metric(model, split))
@@ -35,4 +40,4 @@ def score(task: Task, model: nn.Module, split: Split) -> float:
         size = task.size(split)
         if size < 1:
             raise InputError(f"the {split} split of task {task.name} must have a sample, but has {size}")
-        return float(task.scores(model, split, 0, size).double().mean())
+        return float(task.scores(model, split, 0, min(size, samples or size)).double().mean())

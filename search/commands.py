@@ -56,7 +56,16 @@ class ShowJob:
     recipe: Any
 
 
-Job = SearchJob | ApplyJob | CalibrateJob | ShowJob
+@dataclass(frozen=True)
+class PredictJob:
+    """A table of kernels to predict the times of."""
+
+    kernels: Path
+    out: Path
+    mode: str
+
+
+Job = SearchJob | ApplyJob | CalibrateJob | ShowJob | PredictJob
 
 
 def build_search(config: dict[str, Any]) -> SearchJob:
@@ -102,6 +111,19 @@ def build_show(config: dict[str, Any]) -> ShowJob:
     """Return the recipe to show; raises InputError where its file is not one."""
     check_keys(config, ["recipe"], "")
     return ShowJob(Path(str(config["recipe"])), _read(config))
+
+
+def build_predict(config: dict[str, Any]) -> PredictJob:
+    """Return the prediction that the configuration describes; raises InputError that names the key."""
+    from gulliver.evaluators.latency.chip_prediction import MODES
+
+    check_keys(config, ["kernels", "out", "mode"], "")
+    kernels, out = _table(config, "kernels"), _table(config, "out")
+    if config["mode"] not in MODES:
+        raise InputError(f"mode must be one of {', '.join(MODES)}, but is {config['mode']}")
+    if out.is_dir() or out.suffix == ".png" or out.resolve() == kernels.resolve():
+        raise InputError(f"out must be a CSV file other than kernels, but is {out}")
+    return PredictJob(kernels, out, config["mode"])
 
 
 def run_search_job(job: SearchJob) -> None:
@@ -151,17 +173,26 @@ def run_show_job(job: ShowJob) -> None:
     say(show_recipe(job.recipe))
 
 
+def run_predict_job(job: PredictJob) -> None:
+    """Predict the table's kernels; what cannot be predicted is named on stderr."""
+    from gulliver.search.predict_kernels import predict_kernels
+
+    predict_kernels(job.kernels, job.out, job.mode, say, warn)
+
+
 BUILD: Mapping[str, Callable[[dict[str, Any]], Job]] = {
     "search": build_search,
     "apply": build_apply,
     "calibrate": build_calibrate,
     "show": build_show,
+    "predict": build_predict,
 }
 RUN: Mapping[str, Callable[[Any], None]] = {
     "search": run_search_job,
     "apply": run_apply_job,
     "calibrate": run_calibrate_job,
     "show": run_show_job,
+    "predict": run_predict_job,
 }
 
 
@@ -169,6 +200,18 @@ def say(line: str) -> None:
     """Print a line at once."""
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
+
+
+def warn(line: str) -> None:
+    """Print a line on stderr at once."""
+    sys.stderr.write(f"gulliver: {line}\n")
+    sys.stderr.flush()
+
+
+def _table(config: dict[str, Any], key: str) -> Path:
+    if not isinstance(config[key], str) or not config[key]:
+        raise InputError(f"{key} must be given, as in {key}=FILE.csv")
+    return Path(config[key])
 
 
 def _read(config: dict[str, Any]) -> Any:

@@ -12,7 +12,8 @@ from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
 from gulliver.evaluators.latency.measurement import Timing, compile_openvino, measure
 from gulliver.search.settings import Budget, FinalistSettings
 from gulliver.search.study import Candidate
-from gulliver.spaces.recipe import LayerRecipe, Recipe
+from gulliver.spaces.recipe import Recipe
+from gulliver.spaces.space import untouched
 from gulliver.tasks.cache import write_atomically
 
 BASELINES = {"baseline": "float32", "bf16": "bfloat16"}
@@ -82,7 +83,7 @@ class Bench:
 
     def baselines(self) -> dict[str, Exported]:
         """Return the untouched network exported for fp32 and for bf16."""
-        recipe = untouched(self.original)
+        recipe = untouched(self.original.graph)
         return {
             name: self.export(name, recipe, float_type, half=float_type != "float32")
             for name, float_type in BASELINES.items()
@@ -96,11 +97,6 @@ class Bench:
         }
         timings = measure(compiled, inputs, self.target.repetitions)
         return {name: _measured(exported[name], timings[name]) for name in exported}
-
-
-def untouched(original: Original) -> Recipe:
-    """Return the recipe that changes nothing."""
-    return Recipe({name: LayerRecipe() for name in original.graph.layers})
 
 
 def choose_finalists(

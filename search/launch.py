@@ -18,7 +18,7 @@ def launch(command: str, arguments: list[str]) -> None:
     flags = [argument for argument in arguments if argument.startswith("-")]
     if not flags or flags in (["-m"], ["--multirun"]):
         jobs = [check(command, job_overrides) for job_overrides in expand(overrides, sweep=bool(flags))]
-        if not flags and not any(it.startswith("hydra") for it in overrides):
+        if not flags and not any(_is_for_launcher(it) for it in overrides):
             RUN[command](jobs[0])
             return
     _launch_hydra(command, arguments)
@@ -37,7 +37,7 @@ def compose(command: str, overrides: list[str]) -> dict[str, Any]:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    own = [override for override in overrides if not override.lstrip("+~").startswith("hydra")]
+    own = [override for override in overrides if not _is_for_launcher(override)]
     try:
         with initialize_config_module(_CONFIG_MODULE, version_base="1.3"):
             config = hydra_compose(command, own)
@@ -57,7 +57,7 @@ def expand(overrides: list[str], sweep: bool) -> Iterator[list[str]]:
     try:
         parsed = OverridesParser.create().parse_overrides(overrides)
     except OverrideParseException as error:
-        raise InputError(_one_line(str(error))) from error
+        raise InputError(_explain(error, "search")) from error
     choices = [
         [f"{it.get_key_element()}={value}" for value in it.sweep_string_iterator()]
         if it.is_sweep_override()
@@ -105,8 +105,18 @@ def _show_job(config: Any) -> None:
     _run_job("show", config)
 
 
+def _predict_job(config: Any) -> None:
+    _run_job("predict", config)
+
+
 # Launchers send jobs to other processes by name, so each command has a function of its own.
-_JOBS = {"search": _search_job, "apply": _apply_job, "calibrate": _calibrate_job, "show": _show_job}
+_JOBS = {
+    "search": _search_job,
+    "apply": _apply_job,
+    "calibrate": _calibrate_job,
+    "show": _show_job,
+    "predict": _predict_job,
+}
 
 
 def _plain(config: Any) -> dict[str, Any]:
@@ -116,7 +126,9 @@ def _plain(config: Any) -> dict[str, Any]:
 
 def _explain(error: Exception, command: str) -> str:
     """Return Hydra's complaint as one line that names the key and the choices."""
-    text = _one_line(str(error).split("Config search path")[0])
+    text = _one_line(str(error).split("Config search path")[0].split("See https://hydra.cc")[0])
+    if override := getattr(error, "override", None):
+        return f"{override} is not an override in Hydra's grammar: {text}"
     if "Could not override" in text:
         key = text.split("'")[1]
         parent, _, _ = key.rpartition(".")
@@ -126,6 +138,11 @@ def _explain(error: Exception, command: str) -> str:
         known = [name for name in values if name != "_target_"] if isinstance(values, dict) else []
         return f"unknown key {key}; known keys are {', '.join(known) or 'none'}"
     return text
+
+
+def _is_for_launcher(override: str) -> bool:
+    """Say whether the override is about how Hydra launches jobs, not about what they are."""
+    return override.lstrip("+~").startswith("hydra") and not override.startswith("hydra.searchpath")
 
 
 def _one_line(text: str) -> str:

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from gulliver.search.finalists import Finalist, Measured
+from gulliver.search.finalists import Measured
 from gulliver.search.result import Result
 from gulliver.search.study import Candidate
 from gulliver.spaces.recipe import Recipe
@@ -67,28 +67,35 @@ def draw_front(out: Path, candidates: Sequence[Candidate], result: Result, condi
 
 
 def front_table(result: Result, conditions: str) -> str:
-    """Return the originals and the finalists as lines of text, fastest first, each with what was predicted."""
-    header = f"{'':28}{'accuracy':>10}{'accuracy':>10}{'latency ms':>12}{'p10..p90':>16}{'faster':>8}"
-    header += (
-        f"{'predicted':>11}{'size KB':>9}\n{'measured, ' + conditions:28}{'search':>10}{'test':>10}{'':>12}{'':>16}"
-    )
-    rows = [header + f"{'':>8}{'ms':>11}", "-" * 104]
-    base = result.baseline
-    rows.append(_line("OpenVINO fp32", base, base))
-    rows.append(_line("OpenVINO bf16", result.bf16, base))
-    for finalist in sorted(result.finalists, key=lambda it: it.measured.latency_ms):
-        name = f"recipe {finalist.recipe.key[:8]}" + (" (best)" if finalist is result.best else "")
-        rows.append(_line(name, finalist.measured, base, finalist))
+    """Return the front as lines of text, fastest first, as it was searched: accuracy simulated, latency modelled."""
+    columns = f"{'recipe':10}{'accuracy':>10}{'modelled ms':>13}{'modelled KB':>13}  proposed by"
+    rows = [f"the front as searched ({conditions})", columns]
+    for candidate in result.front:
+        scores = candidate.scores
+        row = f"{candidate.recipe.key[:8]:10}{scores.accuracy_search:>10.4f}{scores.latency_ms:>13.2f}"
+        rows.append(f"{row}{scores.size_bytes / 1000:>13.0f}  {candidate.proposed_by}")
     return "\n".join(rows)
 
 
-def _line(name: str, measured: Measured, base: Measured, finalist: Finalist | None = None) -> str:
+def finalist_table(result: Result, conditions: str) -> str:
+    """Return the originals and the finalists as measured, fastest last, each finalist with its prediction."""
+    columns = f"{'':24}{'search':>8}{'test':>8}{'ms':>8}{'p10..p90':>14}{'faster':>8}{'KB':>7}"
+    columns += f"{'predicted':>11}{'error':>8}"
+    rows = [f"exported and measured ({conditions}, accuracy on both splits)", columns]
+    rows.append(_line("OpenVINO fp32", result.baseline, result.baseline))
+    rows.append(_line("OpenVINO bf16", result.bf16, result.baseline))
+    for finalist in sorted(result.finalists, key=lambda it: -it.measured.latency_ms):
+        name = f"recipe {finalist.recipe.key[:8]}" + (" (best)" if finalist is result.best else "")
+        prediction = f"{finalist.predicted_latency_ms:>8.2f} ms{finalist.prediction_error:>+8.1%}"
+        rows.append(_line(name, finalist.measured, result.baseline) + prediction)
+    return "\n".join(rows)
+
+
+def _line(name: str, measured: Measured, base: Measured) -> str:
     spread = f"{measured.latency_p10_ms:.2f}..{measured.latency_p90_ms:.2f}"
-    faster = f"{base.latency_ms / measured.latency_ms:.2f}x"
-    line = f"{name:28}{measured.accuracy_search:>10.4f}{measured.accuracy_test:>10.4f}{measured.latency_ms:>12.2f}"
-    line += f"{spread:>16}{faster:>8}"
-    line += f"{finalist.predicted_latency_ms:>11.2f}" if finalist else f"{'':>11}"
-    return line + f"{measured.size_bytes / 1000:>9.0f}"
+    accuracies = f"{measured.accuracy_search:>8.4f}{measured.accuracy_test:>8.4f}"
+    latency = f"{measured.latency_ms:>8.2f}{spread:>14}{base.latency_ms / measured.latency_ms:>7.2f}x"
+    return f"{name:24}{accuracies}{latency}{measured.size_bytes / 1000:>7.0f}"
 
 
 def _mark(axes: Any, points: Sequence[Measured], marker: str, color: str, label: str, size: int = 60) -> None:

@@ -16,13 +16,20 @@ from gulliver.search.finalists import (
     Measured,
     best_finalist,
     choose_finalists,
-    untouched,
     with_finetuning,
     within_budget,
 )
 from gulliver.search.hypervolume import hypervolume
 from gulliver.search.journal import Journal
-from gulliver.search.report import ARTIFACTS, draw_front, front_table, write_recipes, write_summary, write_tables
+from gulliver.search.report import (
+    ARTIFACTS,
+    draw_front,
+    finalist_table,
+    front_table,
+    write_recipes,
+    write_summary,
+    write_tables,
+)
 from gulliver.search.result import Result
 from gulliver.search.run_directory import RunDirectory, settings_record
 from gulliver.search.scoring import Scoring
@@ -30,7 +37,7 @@ from gulliver.search.settings import SearchSettings
 from gulliver.search.study import Candidate, Study, front, open_study
 from gulliver.search.tracking import Tracker, TrackingSettings
 from gulliver.spaces.recipe import FoundFor, Recipe
-from gulliver.spaces.space import Space
+from gulliver.spaces.space import Space, untouched
 from gulliver.tasks.protocol import Task
 from tqdm import tqdm
 
@@ -70,7 +77,7 @@ class _Search:
         with self.directory.phase("baseline"):
             baselines = bench.baselines()
         with self.directory.phase("calibrate"):
-            scoring = self._scoring(baselines["baseline"].accuracy_search)
+            scoring = self._scoring()
         study = self._open_study(scoring)
         self.tracker.start(self.directory.path.name, self._parameters())
         with self.directory.phase("search"):
@@ -92,7 +99,7 @@ class _Search:
         for note in self.space.notes:
             self.say(f"  {note}")
 
-    def _scoring(self, baseline_accuracy: float) -> Scoring:
+    def _scoring(self) -> Scoring:
         self.say("calibrating the latency model on this machine (kernel times are kept for the next run)")
         latency = calibrate_space(self.target, self.original, self.space)
         fitted = latency.coefficients
@@ -100,7 +107,7 @@ class _Search:
             f"  {len(latency.table)} kernel times, fitted to {fitted.networks:.0f} measured networks "
             f"with a mean error of {fitted.mean_error:.1%}"
         )
-        return Scoring(self.original, self.target, latency, self.settings, baseline_accuracy)
+        return Scoring(self.original, self.target, latency, self.settings)
 
     def _open_study(self, scoring: Scoring) -> Study:
         path = self.directory.path
@@ -171,7 +178,7 @@ class _Search:
         measured: dict[str, Measured],
     ) -> Result:
         by_key = {candidate.recipe.key: candidate for candidate in members}
-        drift = measured["bf16"].latency_ms / scoring.latency_ms(untouched(self.original))
+        drift = measured["bf16"].latency_ms / scoring.latency_ms(untouched(self.original.graph))
         finalists = [self._finalist(by_key[key], exported[key], measured[key], drift) for key in exported]
         best, within = best_finalist(finalists, measured["baseline"], self.settings.budget)
         summary = self._summary(study, scoring, best, measured)
@@ -242,7 +249,8 @@ class _Search:
         draw_front(out, candidates, result, self.target.conditions)
         write_summary(out, result.summary)
         self.tracker.finish(_best_metrics(result), out, ARTIFACTS)
-        self.say(front_table(result, self.target.conditions))
+        self.say("\n" + front_table(result, self.target.conditions))
+        self.say("\n" + finalist_table(result, self.target.conditions))
 
     def _parameters(self) -> dict[str, object]:
         task, target, settings = self.original.task.name, self.target.name, self.settings

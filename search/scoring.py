@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from functools import cached_property
 
 from gulliver.compressors.compress import Original
 from gulliver.evaluators.accuracy import Accuracy
@@ -11,6 +12,7 @@ from gulliver.evaluators.size import Size
 from gulliver.search.journal import Scores
 from gulliver.search.settings import SearchSettings
 from gulliver.spaces.recipe import Recipe
+from gulliver.spaces.space import untouched
 
 
 @dataclass(frozen=True)
@@ -21,18 +23,26 @@ class Scoring:
     target: CpuOpenvino
     latency: LatencyModel
     settings: SearchSettings
-    baseline_accuracy: float
 
     def score(self, recipe: Recipe) -> Scores:
         """Return the recipe's simulated accuracy and modelled latency and size."""
         start = time.monotonic()
-        accuracy = Accuracy(self.original, self.settings.trial.finetune)(recipe)
+        accuracy = self._accuracy(recipe)
         size_bytes = Size(self.original.graph)(recipe)
         return Scores(accuracy, self.latency_ms(recipe), size_bytes, time.monotonic() - start)
 
     def latency_ms(self, recipe: Recipe) -> float:
         """Return the recipe's modelled latency."""
         return self.latency.total_ms(self.target.lower(self.original.graph, recipe))
+
+    @cached_property
+    def baseline_accuracy(self) -> float:
+        """The untouched network's accuracy on the samples that candidates are scored on."""
+        return self._accuracy(untouched(self.original.graph))
+
+    def _accuracy(self, recipe: Recipe) -> float:
+        trial = self.settings.trial
+        return Accuracy(self.original, trial.finetune, trial.samples)(recipe)
 
     def constraints(self, scores: Scores) -> dict[str, float]:
         """Return by how much each constraint is missed, zero or less where it is met."""

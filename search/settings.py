@@ -34,9 +34,17 @@ class Budget:
 
 @dataclass(frozen=True)
 class TrialSettings:
-    """How a candidate is scored: after a few steps of fine-tuning, or as it is where `finetune` is None."""
+    """How a candidate is scored: after a few steps of fine-tuning, or as it is where `finetune` is None.
+
+    `samples` are the search split's first samples that are scored; None scores all. Finalists are scored on all.
+    """
 
     finetune: Recovery | None = field(default_factory=Recovery)
+    samples: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.samples is not None and self.samples < 1:
+            raise InputError(f"`trial.samples >= 1` must hold, but it is {self.samples}")
 
 
 @dataclass(frozen=True)

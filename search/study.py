@@ -133,6 +133,8 @@ def seeds(space: Space) -> Iterator[tuple[str, Recipe]]:
     yield "uniform int8", space.uniform()
     for ratio in (0.25, 0.5, 0.75):
         yield f"uniform int8, {ratio:.0%} of the channels removed", space.uniform(ratio)
+    for ratio in (0.5, 0.75):
+        yield f"uniform int8, {ratio:.0%} of the untied channels removed", space.uniform(ratio, tied_ratio=0.0)
     yield "uniform int8, decomposed", space.uniform(rank_rung=1)
     yield "uniform int8, half of the channels removed, decomposed", space.uniform(0.5, rank_rung=1)
 

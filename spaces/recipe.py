@@ -33,7 +33,7 @@ class Decompose:
 
 @dataclass(frozen=True)
 class Quantize:
-    """Run the layer on integers of these widths, symmetric per output channel and affine per tensor."""
+    """Run the layer on integers of these widths, one scale for each output channel and one for the inputs."""
 
     weight_bits: int = 8
     activation_bits: int = 8
@@ -57,7 +57,7 @@ class Finetune:
     """Learn from the original network for some epochs after the layers are thinned, before they are quantized."""
 
     epochs: int
-    learning_rate: float = 0.05
+    learning_rate: float = 0.15
     temperature: float = 4.0
 
 
@@ -102,6 +102,10 @@ class Recipe:
     def key(self) -> str:
         """Return 16 hexadecimal digits that are equal exactly where the layers' choices are."""
         layers = {name: asdict(layer) | {"fallback": None} for name, layer in self.layers.items()}
+        for choice in layers.values():
+            if choice["sparsify"] is not None:
+                # A ratio of 0, 0.0 or -0.0 is one choice, but three texts.
+                choice["sparsify"]["ratio"] = abs(float(choice["sparsify"]["ratio"]))
         return hashlib.sha256(json.dumps(layers, sort_keys=True).encode()).hexdigest()[:16]
 
     def save(self, path: str | Path) -> None:

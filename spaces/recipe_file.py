@@ -27,7 +27,7 @@ def read_recipe(path: str | Path) -> Recipe:
         document = yaml.safe_load(path.read_text())
     except OSError as error:
         raise InputError(f"recipe {path} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"recipe {path} is not YAML: {' '.join(str(error).split())}") from error
     try:
         return from_document(document)
@@ -49,7 +49,7 @@ def from_document(document: object) -> Recipe:
     if not isinstance(document, dict) or _VERSION_KEY not in document:
         raise InputError(f"the key `{_VERSION_KEY}` with the format's version must be present")
     version = document[_VERSION_KEY]
-    if not isinstance(version, int) or not 1 <= version <= VERSION:
+    if type(version) is not int or not 1 <= version <= VERSION:
         raise InputError(f"`{_VERSION_KEY}` must be at most {VERSION} for this Gulliver, but is {version!r}")
     _check_keys("the recipe", document, [_VERSION_KEY, "found_for", "finetune", "layers"])
     layers = document.get("layers")
@@ -57,7 +57,8 @@ def from_document(document: object) -> Recipe:
         raise InputError("`layers` must map every layer's name to its choice")
     choices = {str(name): _layer(str(name), entry) for name, entry in layers.items()}
     finetune = document.get("finetune")
-    return Recipe(choices, finetune and _choice("finetune", Finetune, finetune), _found_for(document))
+    settings = None if finetune is None else _choice("finetune", Finetune, finetune)
+    return Recipe(choices, settings, _found_for(document))
 
 
 def _layer(name: str, entry: object) -> LayerRecipe:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from gulliver.spaces.layer_graph import ChannelGroup, Layer, LayerGraph
+from gulliver.spaces.layer_graph import ChannelGroup, Coupling, Layer, LayerGraph
 from gulliver.spaces.recipe import Recipe
 from gulliver.tasks.errors import InputError
 
@@ -40,7 +40,8 @@ def channels_after(graph: LayerGraph, recipe: Recipe) -> dict[str, Channels]:
         for coupling in group.couplings:
             if coupling.module in counts:
                 indices_per_channel = len(coupling.indices[0]) if coupling.indices else 0
-                counts[coupling.module][coupling.side == "out"] -= removed * indices_per_channel
+                for side in _sides(graph.layers[coupling.module], coupling):
+                    counts[coupling.module][side] -= removed * indices_per_channel
     return {name: Channels(*sides) for name, sides in counts.items()}
 
 
@@ -53,6 +54,13 @@ def break_even_rank(layer: Layer, channels: Channels) -> float:
     height, width = (*layer.kernel_size, 1, 1)[:2]
     whole = channels.inputs * channels.outputs * height * width
     return whole / (channels.inputs * height + channels.outputs * width)
+
+
+def _sides(layer: Layer, coupling: Coupling) -> tuple[int, ...]:
+    """Return which counts shrink, inputs (0) or outputs (1); a depthwise convolution's are the same channels."""
+    if layer.groups == layer.in_channels == layer.out_channels > 1:
+        return 0, 1
+    return (int(coupling.side == "out"),)
 
 
 def _ratio(recipe: Recipe, name: str) -> float:

@@ -111,14 +111,27 @@ class Space:
         Raises InputError, which names the layer, for a choice that the space does not offer.
         """
         channels = channels_after(self.graph, recipe)
-        return {dimension.name: self._rung(dimension, recipe, channels) for dimension in self.dimensions}
+        rungs = {dimension.name: self._rung(dimension, recipe, channels) for dimension in self.dimensions}
+        decoded = self.decode(rungs)
+        for name, choice in recipe.layers.items():
+            offered = decoded.layers[name]
+            if (choice.decompose, choice.quantize) != (offered.decompose, offered.quantize):
+                raise InputError(f"{name} must be {offered}, all that the space offers, but is {choice}")
+        return rungs
 
-    def uniform(self, ratio: float = 0.0, rank_rung: int = 0, quantized: bool = True) -> Recipe:
-        """Return the recipe that treats every layer alike, the ratio rounded to what each group offers."""
+    def uniform(
+        self, ratio: float = 0.0, rank_rung: int = 0, quantized: bool = True, tied_ratio: float | None = None
+    ) -> Recipe:
+        """Return the recipe that treats every layer alike, the ratio rounded to what each group offers.
+
+        `tied_ratio` is another ratio for groups of several layers, as those that residual additions tie.
+        """
         rungs: dict[str, int] = {}
         for group in self.graph.channel_groups:
             ratios = self._ratios(group)
-            rungs[f"sparsity/{group.name}"] = min(range(len(ratios)), key=lambda rung: abs(ratios[rung] - ratio))
+            wanted = tied_ratio if tied_ratio is not None and len(group.layers) > 1 else ratio
+            distances = [abs(offered - wanted) for offered in ratios]
+            rungs[f"sparsity/{group.name}"] = distances.index(min(distances))
         for dimension in self.dimensions:
             if dimension.method == "precision":
                 rungs[dimension.name] = int(quantized)
@@ -158,7 +171,7 @@ class Space:
 
     def _ranks(self, layer: Layer, channels: Channels) -> tuple[int, ...]:
         """Return the ranks offered at these channel counts, largest first, each one saving something."""
-        if layer.groups > 1:
+        if layer.groups > 1 or layer.kind == "conv1d":
             return ()
         break_even = break_even_rank(layer, channels)
         multiples = self.capabilities.multiples(max(self.capabilities.small_channel_multiple, int(break_even)))
@@ -198,3 +211,8 @@ class Space:
     def _sparsity_notes(self) -> list[str]:
         groups = (group for group in self.graph.channel_groups if group.not_prunable)
         return [f"{group.name}: channels are not removed, because {group.not_prunable}" for group in groups]
+
+
+def untouched(graph: LayerGraph) -> Recipe:
+    """Return the recipe that changes nothing."""
+    return Recipe({name: LayerRecipe() for name in graph.layers})

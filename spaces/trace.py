@@ -60,7 +60,8 @@ def trace(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> LayerGraph:
     with torch.no_grad():
         shapes.run(*example_inputs)
     modules = dict(traced.named_modules())
-    nodes = [node for node in traced.graph.nodes if node.op not in ("output", "get_attr")]
+    steps = (node for node in traced.graph.nodes if node.op not in ("output", "get_attr"))
+    nodes = [node for node in steps if _kind(node, modules) != "identity"]
     operations = tuple(_operation(node, modules, shapes.of) for node in nodes)
     layers = {
         str(node.target): _layer(node, modules, shapes.of)
@@ -106,9 +107,16 @@ def _kind(node: fx.Node, modules: dict[str, nn.Module]) -> str:
 
 def _operation(node: fx.Node, modules: dict[str, nn.Module], shapes: dict[fx.Node, tuple[int, ...]]) -> Operation:
     kind = _kind(node, modules)
-    inputs = tuple(source.name for source in node.all_input_nodes if source.op != "get_attr")
+    sources = (_through_identities(source, modules) for source in node.all_input_nodes)
+    inputs = tuple(source.name for source in sources if source.op != "get_attr")
     layer = str(node.target) if kind in LAYER_KINDS.values() else None
     return Operation(node.name, kind, inputs, shapes[node], layer)
+
+
+def _through_identities(node: fx.Node, modules: dict[str, nn.Module]) -> fx.Node:
+    while _kind(node, modules) == "identity":
+        node = node.all_input_nodes[0]
+    return node
 
 
 def _layer(node: fx.Node, modules: dict[str, nn.Module], shapes: dict[fx.Node, tuple[int, ...]]) -> Layer:

@@ -13,7 +13,7 @@ class FashionResNet(ImageClassification):
     architecture = Architecture(widths=(32, 64), blocks_per_stage=3, stem_stride=2, in_channels=1, classes=10)
     normalization = NORMALIZATION
     most_samples = SampleCounts(calibration=60000, training=60000, search=SEARCH_IMAGES)
-    distillation_batch_size = 256
+    distillation_batch_size = 128
 
     def __init__(
         self,

@@ -92,7 +92,7 @@ class _Lowering:
         return follower.kind == "add" and "add" not in fused and self._absorber.get(follower.name) == operation.name
 
     def _memory_call(self, kind: str, operation: Operation, output: str, note: str = "") -> KernelCall:
-        read = sum(self._bytes(source) for source in operation.inputs)
+        read = sum(self._bytes(source, operation) for source in operation.inputs)
         if kind in ("convert", "round"):
             read = self._elements(operation.name) * BYTES_PER_ELEMENT[self.float_type]
         written = self._elements(operation.name) * BYTES_PER_ELEMENT[output]
@@ -103,8 +103,10 @@ class _Lowering:
         kernel = MemoryKernel("fused_add", size)
         return KernelCall(kernel, operation.name, (), "the residual is read by the convolution")
 
-    def _bytes(self, name: str) -> int:
-        return self._elements(name) * BYTES_PER_ELEMENT[_INT8 if name in self._rounded else self.float_type]
+    def _bytes(self, name: str, reader: Operation) -> int:
+        # Of the passes, additions alone take a rounded tensor (compressors/quantize.py); the rest read it as it was.
+        rounded = name in self._rounded and reader.kind == "add"
+        return self._elements(name) * BYTES_PER_ELEMENT[_INT8 if rounded else self.float_type]
 
     def _rounded_output(self, operation: Operation) -> str:
         follower = self._only_user(operation)

@@ -1,0 +1,85 @@
+"""A chip as its makers describe it: cores, rates, bandwidths, and what it can run."""
+
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import yaml
+from gulliver.tasks.errors import InputError
+
+_FOLDER = files("gulliver.conf") / "chip"
+_TARGET = "gulliver.evaluators.latency.chip.Chip"
+
+
+@dataclass(frozen=True)
+class Chip:
+    """One die or card; a rate of 0 means that the chip cannot run that precision.
+
+    `macs_per_cycle` are multiply-accumulates of one matrix core in one cycle. `precisions` are pairs of (weight bits,
+    activation bits). `fit` names the fitted efficiencies that price its kernels: its own, or those of a chip like it.
+    """
+
+    name: str
+    fit: str
+    matrix_cores: int
+    vector_cores: int
+    clock_hz: float
+    float32_macs_per_cycle: int
+    float16_macs_per_cycle: int
+    float8_macs_per_cycle: int
+    int8_macs_per_cycle: int
+    int4_macs_per_cycle: int
+    memory_bandwidth_bytes_per_s: float
+    l2_bandwidth_bytes_per_s: float
+    l2_bytes: int
+    vector_float16_operations_per_s: float
+    link_bandwidth_bytes_per_s: float
+    tiles: tuple[tuple[int, int], ...]
+    split_k: tuple[int, ...] = (1,)
+    splits_int8_activations: bool = False
+    spills_accumulators: bool = False
+    precisions: tuple[tuple[int, int], ...] = ()
+    sparse_2_4: bool = False
+    fusions: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        positive = ("matrix_cores", "vector_cores", "clock_hz", "float16_macs_per_cycle")
+        rates = ("memory_bandwidth_bytes_per_s", "l2_bandwidth_bytes_per_s", "vector_float16_operations_per_s")
+        for key in (*positive, *rates):
+            if getattr(self, key) <= 0:
+                raise InputError(f"`chip.{key} > 0` must hold, but it is {getattr(self, key)}")
+        if not self.tiles or min(min(tile) for tile in self.tiles) < 16:
+            raise InputError(f"`chip.tiles` must be pairs of at least 16 rows and columns, but is {self.tiles}")
+
+    def macs_per_cycle(self, precision: str) -> int:
+        """Return the multiply-accumulates of one matrix core in one cycle; raises InputError where it has none."""
+        rate: int = getattr(self, f"{precision}_macs_per_cycle", 0)
+        if rate == 0:
+            raise InputError(f"{self.name} has no matrix multiplication in {precision}")
+        return rate
+
+    @property
+    def int8_operations_per_s(self) -> float:
+        """Return the peak rate of int8 multiplications and additions, counted apart."""
+        return 2 * self.matrix_cores * self.int8_macs_per_cycle * self.clock_hz
+
+
+def chip_names() -> list[str]:
+    """Return the names of the chips that have a file, sorted."""
+    return sorted(path.name.removesuffix(".yaml") for path in _FOLDER.iterdir() if path.name.endswith(".yaml"))
+
+
+@cache
+def read_chip(name: str) -> Chip:
+    """Return the chip of this name; raises InputError that names the known ones."""
+    if name not in chip_names():
+        raise InputError(f"unknown hardware {name}; known are {', '.join(chip_names())}")
+    values = yaml.safe_load((_FOLDER / f"{name}.yaml").read_text())
+    if values.pop("_target_", None) != _TARGET:
+        raise InputError(f"conf/chip/{name}.yaml must have `_target_: {_TARGET}`")
+    return Chip(**{key: _frozen(value) for key, value in values.items()})
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value

@@ -1,0 +1,135 @@
+"""Fit a chip's efficiencies to measured times, and keep them in conf/chip_fit with the error of the fit.
+
+Times span four orders of magnitude, so residuals are log ratios, under a robust loss. There are about as many kinds
+of kernels as there are times of each, so every parameter is held near a plain starting value by a prior in log space.
+"""
+
+import csv
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from gulliver.evaluators.latency.chip import read_chip
+from gulliver.evaluators.latency.chip_model import Efficiencies, price
+from gulliver.evaluators.latency.chip_work import Floats, work
+from gulliver.evaluators.latency.kernel_stages import stages
+from gulliver.evaluators.latency.published_kernel import PublishedKernel, read_kernel
+from gulliver.tasks.errors import InputError
+from scipy.optimize import least_squares
+
+FITS = files("gulliver.conf") / "chip_fit"
+PUBLISHED = files("gulliver.evaluators.latency") / "data" / "kernel_times.csv"
+# Measured times scatter by about this share around any model of this kind.
+_NOISE = 0.12
+
+
+@dataclass(frozen=True)
+class Prior:
+    """A starting value, and by what factor (as a logarithm) a fit may well leave it."""
+
+    value: float
+    spread: float
+
+
+# Plain guesses, the same for every chip: units reach 80% of their peaks, a launch takes 10 us, a tile's start 0.2 us.
+PRIORS = {
+    "matrix_efficiency": Prior(0.8, 0.3),
+    "memory_efficiency": Prior(0.8, 0.3),
+    "load_efficiency": Prior(0.7, 0.7),
+    "vector_efficiency": Prior(0.3, 1.0),
+    "conversion_efficiency": Prior(0.7, 0.4),
+    "tile_s": Prior(2e-7, 1.0),
+    "row_s": Prior(1e-7, 1.0),
+    "matrix_start_s": Prior(2e-6, 1.0),
+    "barrier_s": Prior(2e-6, 0.5),
+    "overlap": Prior(2.5, 0.5),
+    "unaligned_factor": Prior(1.4, 0.4),
+}
+FAMILY_PRIORS = {
+    "launch_s": Prior(1e-5, 0.8),
+    "matrix_factor": Prior(1.0, 0.15),
+    "memory_factor": Prior(1.0, 0.07),
+    "load_factor": Prior(1.0, 0.3),
+}
+
+
+def fit_efficiencies(kernels: Sequence[PublishedKernel]) -> Efficiencies:
+    """Return the efficiencies that best explain the kernels' measured times; raises InputError if one has none."""
+    if not kernels or any(kernel.time_us is None for kernel in kernels):
+        raise InputError(f"a fit needs kernels with a measured time, but got {len(kernels)} of which some have none")
+    measured_s = np.array([1e-6 * (kernel.time_us or 0.0) for kernel in kernels])
+    families, done = sorted({kernel.family for kernel in kernels}), work(kernels)
+
+    def residuals(point: Floats) -> Floats:
+        seconds = price(kernels, _efficiencies(point, families), done).seconds
+        return np.concatenate([np.log(seconds / measured_s) / _NOISE, point])
+
+    start = np.zeros(len(PRIORS) + len(FAMILY_PRIORS) * len(families))
+    found = least_squares(residuals, start, loss="soft_l1", max_nfev=100)
+    fit = _efficiencies(found.x, families)
+    errors = np.abs(price(kernels, fit, done).seconds / measured_s - 1)
+    return replace(fit, rows=len(kernels), mean_error=float(errors.mean()), worst_error=float(errors.max()))
+
+
+def _efficiencies(point: Floats, families: Sequence[str]) -> Efficiencies:
+    """Return the efficiencies at a point: each prior's value times e to the power of spread times coordinate."""
+    plain: dict[str, Any] = {
+        name: float(prior.value * np.exp(prior.spread * at))
+        for (name, prior), at in zip(PRIORS.items(), point, strict=False)
+    }
+    rest = np.reshape(point[len(PRIORS) :], (len(FAMILY_PRIORS), len(families)))
+    by_family: dict[str, Any] = {
+        name: dict(zip(families, (prior.value * np.exp(prior.spread * row)).tolist(), strict=True))
+        for (name, prior), row in zip(FAMILY_PRIORS.items(), rest, strict=True)
+    }
+    return Efficiencies(**plain, **by_family)
+
+
+def published_kernels() -> list[PublishedKernel]:
+    """Return the published kernels that a chip of ours can price, each with its measured time."""
+    return list(_readable(csv.DictReader(PUBLISHED.read_text(encoding="utf-8").splitlines())))
+
+
+def _readable(rows: Iterable[Mapping[str, str]]) -> Iterator[PublishedKernel]:
+    for row in rows:
+        try:
+            kernel = read_kernel(row)
+            stages(kernel)
+        except InputError:
+            continue
+        yield kernel
+
+
+@cache
+def read_fit(name: str) -> Efficiencies:
+    """Return the stored fit of this name; raises InputError where there is none."""
+    path = FITS / f"{name}.yaml"
+    if not path.is_file():
+        raise InputError(f"no fit is stored under the name {name}")
+    return Efficiencies(**yaml.safe_load(path.read_text()))
+
+
+def write_fit(name: str, fit: Efficiencies, folder: Path) -> None:
+    """Write the fit as YAML, with four significant digits; raises OSError."""
+    rounded = {key: _rounded(value) for key, value in asdict(fit).items()}
+    header = (
+        "# Fitted to the published times in evaluators/latency/data/kernel_times.csv by benchmarks/latency_model.py;\n"
+        "# what each value means: evaluators/latency/chip_model.py. The errors are those of the fit itself.\n"
+    )
+    (folder / f"{name}.yaml").write_text(header + yaml.safe_dump(rounded, sort_keys=False))
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
+def fit_name(kernel: PublishedKernel) -> str:
+    """Return the name of the fit that prices the kernel."""
+    return read_chip(kernel.chip).fit

@@ -1,0 +1,118 @@
+"""The price of a kernel: units that overlap, each at a fitted share of its stated rate.
+
+For every stage, the matrix unit, the vector unit, memory and L2 work at the same time, and the slower they are alike
+the less they hide each other: seconds = (matrix^p + vector^p + memory^p + load^p)^(1/p), for the best tile. A kernel
+takes its launch, its stages, and a barrier between two of them.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from gulliver.evaluators.latency.chip import read_chip
+from gulliver.evaluators.latency.chip_work import Floats, Work, work
+from gulliver.evaluators.latency.kernel_stages import stages
+from gulliver.evaluators.latency.published_kernel import FUSED, FUSED_HALF, PublishedKernel
+
+BOUNDS = ("matrix unit", "vector unit", "memory", "launch")
+
+
+@dataclass(frozen=True)
+class Efficiencies:
+    """What was fitted for one kind of chip.
+
+    Efficiencies are shares of the chip's stated rates; factors are per family of kernels and multiply them; `rows` is
+    the number of measured times behind it, and the errors are of the fit itself.
+    """
+
+    matrix_efficiency: float
+    memory_efficiency: float
+    load_efficiency: float
+    vector_efficiency: float
+    conversion_efficiency: float
+    tile_s: float
+    row_s: float
+    matrix_start_s: float
+    barrier_s: float
+    overlap: float
+    unaligned_factor: float
+    launch_s: Mapping[str, float]
+    matrix_factor: Mapping[str, float]
+    memory_factor: Mapping[str, float]
+    load_factor: Mapping[str, float]
+    rows: int = 0
+    mean_error: float = float("nan")
+    worst_error: float = float("nan")
+
+
+@dataclass(frozen=True)
+class Prices:
+    """Seconds of each kernel, and what bounds it: one of `BOUNDS`."""
+
+    seconds: Floats
+    bound_by: tuple[str, ...]
+
+
+def price(kernels: Sequence[PublishedKernel], fit: Efficiencies, done: Work | None = None) -> Prices:
+    """Return the modelled prices of kernels; raises InputError where a chip cannot run one."""
+    done = done or work(kernels)
+    parts = unit_seconds(kernels, fit, done)
+    stage_s = _combine(parts, fit.overlap) + done.many_rows * fit.matrix_start_s
+    best = stage_s.argmin(1)[:, None]
+    count = len(kernels)
+    total = np.bincount(done.kernel, np.take_along_axis(stage_s, best, 1)[:, 0], count)
+    conversion_s = done.conversion_s / fit.conversion_efficiency
+    fixed_s = launch_seconds(kernels, fit) + (np.bincount(done.kernel, minlength=count) - 1) * fit.barrier_s
+    chosen = [np.bincount(done.kernel, np.take_along_axis(part, best, 1)[:, 0], count) for part in parts]
+    matrix, vector, memory, load = chosen
+    bound = np.argmax([matrix, vector, np.maximum(memory, load) + conversion_s, fixed_s], 0)
+    return Prices(total + conversion_s + fixed_s, tuple(BOUNDS[index] for index in bound))
+
+
+def unit_seconds(kernels: Sequence[PublishedKernel], fit: Efficiencies, done: Work) -> tuple[Floats, ...]:
+    """Return the seconds (stages, candidates) of the matrix unit, the vector unit, memory and L2."""
+    matrix_factor = _by_family(kernels, fit.matrix_factor, 1.0)[done.kernel][:, None]
+    memory_factor = _by_family(kernels, fit.memory_factor, 1.0)[done.kernel][:, None]
+    load_factor = _by_family(kernels, fit.load_factor, 1.0)[done.kernel][:, None]
+    slow = np.where(done.aligned, 1.0, fit.unaligned_factor)
+    matrix = done.matrix_s / (fit.matrix_efficiency * matrix_factor) + done.tiles * fit.tile_s
+    vector = done.vector_s / fit.vector_efficiency + done.vector_rows * fit.row_s
+    memory = done.memory_s * slow / (fit.memory_efficiency * memory_factor)
+    load = done.load_s * slow / (fit.load_efficiency * load_factor)
+    return tuple(np.broadcast_to(part, matrix.shape) for part in (matrix, vector, memory, load))
+
+
+def launch_seconds(kernels: Sequence[PublishedKernel], fit: Efficiencies) -> Floats:
+    """Return each kernel's fixed seconds; without a measured time of its like, the geometric mean of all."""
+    known = list(fit.launch_s.values())
+    launches = np.array([1 + kernel.converts_weights for kernel in kernels])
+    return launches * _by_family(kernels, fit.launch_s, float(np.exp(np.mean(np.log(known)))) if known else 0.0)
+
+
+def roofline(kernels: Sequence[PublishedKernel]) -> Floats:
+    """Return the plain roofline's seconds: the larger of arithmetic and memory at stated rates, stage after stage."""
+    return np.array([_roofline(kernel) for kernel in kernels])
+
+
+def _roofline(kernel: PublishedKernel) -> float:
+    chip = read_chip(kernel.chip)
+    seconds = 0.0
+    for stage in stages(kernel):
+        rate = chip.matrix_cores * chip.macs_per_cycle(stage.precision) * chip.clock_hz
+        seconds += max(stage.macs / rate, stage.memory_bytes / chip.memory_bandwidth_bytes_per_s)
+    return seconds
+
+
+def _combine(parts: Sequence[Floats], overlap: float) -> Floats:
+    # The largest is taken out so that no power under- or overflows.
+    largest = np.maximum.reduce(list(parts))
+    scale = np.where(largest > 0, largest, 1.0)
+    return np.asarray(largest * sum((part / scale) ** overlap for part in parts) ** (1 / overlap))
+
+
+def _by_family(kernels: Sequence[PublishedKernel], values: Mapping[str, float], default: float) -> Floats:
+    """Return each kernel's value: its family's, or that of the same operation in other precisions, or the default."""
+    of_operation = {family.partition("-")[0]: value for family, value in values.items()}
+    # The whole fused MLP has no published time; its first half has.
+    of_operation |= dict.fromkeys(FUSED, of_operation.get(FUSED_HALF, default))
+    return np.array([values.get(it.family, of_operation.get(it.operation, default)) for it in kernels])

@@ -1,0 +1,150 @@
+"""The seconds that each unit of a chip needs at its stated rate, for every stage of every kernel and every tile.
+
+Tiles go to cores in turn, and the turn carries over from group to group: a wave that is not full costs as much as a
+full one. Arrays have the shape (stages, candidates), a candidate being a tile and a split of k.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+from gulliver.evaluators.latency.chip import Chip, read_chip
+from gulliver.evaluators.latency.kernel_stages import Stage, conversion_bytes, stages
+from gulliver.evaluators.latency.published_kernel import PublishedKernel
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+_CHUNK = 128
+_CUBE = 16
+
+
+@dataclass(frozen=True)
+class Work:
+    """Ideal seconds by unit: (stages, candidates), or (stages, 1) where the tile does not matter.
+
+    `tiles` counts those of the busiest core, `load_s` is that core's traffic with L2. `kernel` (stages,) is the kernel
+    that a stage belongs to, `many_rows` (stages, 1) is where a group has more than one, `conversion_s` (kernels,).
+    """
+
+    matrix_s: Floats
+    tiles: Floats
+    load_s: Floats
+    memory_s: Floats
+    vector_s: Floats
+    vector_rows: Floats
+    aligned: NDArray[np.bool_]
+    many_rows: NDArray[np.bool_]
+    kernel: NDArray[np.int64]
+    conversion_s: Floats
+
+
+def work(kernels: Sequence[PublishedKernel]) -> Work:
+    """Return the work of kernels of any chips; raises InputError where a chip cannot run one."""
+    staged = [(index, stage) for index, kernel in enumerate(kernels) for stage in stages(kernel)]
+    candidates = max((len(_candidates(read_chip(kernel.chip))) for kernel in kernels), default=1)
+    parts = []
+    for name in sorted({kernel.chip for kernel in kernels}):
+        mine = [(index, stage) for index, stage in staged if kernels[index].chip == name]
+        for start in range(0, len(mine), _CHUNK):
+            parts.append(_chip_work(mine[start : start + _CHUNK], read_chip(name), candidates))
+    bandwidths = np.array([read_chip(kernel.chip).memory_bandwidth_bytes_per_s for kernel in kernels])
+    conversion_s = np.array([conversion_bytes(kernel) for kernel in kernels]) / bandwidths
+    names = [field.name for field in fields(Work) if field.name != "conversion_s"]
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in names}
+    return Work(**joined, conversion_s=conversion_s)
+
+
+def _candidates(chip: Chip) -> list[tuple[int, int, int]]:
+    return [(*tile, split) for tile in chip.tiles for split in chip.split_k]
+
+
+def _chip_work(mine: list[tuple[int, Stage]], chip: Chip, candidates: int) -> dict[str, NDArray[np.generic]]:
+    listed = [stage for _, stage in mine]
+    tile_m, tile_n, split = _tiles(listed, chip, candidates)
+    cost = _tile_costs(listed, chip, tile_m, tile_n, split)
+    return {
+        **cost,
+        "memory_s": _column(listed, "memory_bytes") / chip.memory_bandwidth_bytes_per_s,
+        "vector_s": _column(listed, "vector_elements") / chip.vector_float16_operations_per_s,
+        "vector_rows": np.ceil(_column(listed, "vector_rows") / chip.vector_cores),
+        "aligned": np.array([[stage.aligned] for stage in listed]),
+        "many_rows": np.array([[stage.k > 0 and max(stage.group_rows) > 1] for stage in listed]),
+        "kernel": np.array([index for index, _ in mine]),
+    }
+
+
+def _tiles(listed: list[Stage], chip: Chip, candidates: int) -> tuple[Floats, Floats, Floats]:
+    """Return rows, columns and k split of each candidate's tile; a tile that the notes state is the only one."""
+    known = _candidates(chip)
+    padded = known + known[:1] * (candidates - len(known))
+    tiles = np.array([[(*stage.tile, 1)] * candidates if stage.tile else padded for stage in listed], dtype=float)
+    return tiles[..., 0], tiles[..., 1], tiles[..., 2]
+
+
+def _tile_costs(listed: list[Stage], chip: Chip, tile_m: Floats, tile_n: Floats, split: Floats) -> dict[str, Floats]:
+    """Return the busiest core's seconds in the matrix unit and in loads, and its number of tiles."""
+    across = np.ceil(np.maximum(_column(listed, "n"), 1) / tile_n) * split
+    down = np.ceil(_group_rows(listed)[..., None] / tile_m[:, None])
+    tiles = down * (across * (_column(listed, "k") > 0))[:, None]
+    cycles = _cycles(listed, chip, down, across, split)
+    moved = _moved_bytes(listed, tile_m, tile_n, split)
+    busiest = _busiest_core(tiles, np.stack([np.ones_like(tiles), cycles, moved]), chip.matrix_cores)
+    return {
+        "tiles": busiest[0],
+        "matrix_s": busiest[1] / chip.clock_hz,
+        "load_s": busiest[2] * chip.matrix_cores / chip.l2_bandwidth_bytes_per_s,
+    }
+
+
+def _cycles(listed: list[Stage], chip: Chip, down: Floats, across: Floats, split: Floats) -> Floats:
+    """Return a tile's cycles (stages, groups, candidates): the mean over its group, as edges are less."""
+    macs = np.array([[chip.macs_per_cycle(stage.precision)] for stage in listed], dtype=float)
+    high = np.ceil(_group_rows(listed) * _column(listed, "row_factor") / _CUBE)[..., None]
+    wide = np.ceil(_column(listed, "n") / _CUBE) * split
+    deep = np.ceil(_column(listed, "k") / split / (macs / _CUBE**2))
+    mean_high = np.divide(high, down, out=np.zeros_like(down), where=down > 0)
+    return np.asarray(mean_high * (wide / across * deep)[:, None])
+
+
+def _moved_bytes(listed: list[Stage], tile_m: Floats, tile_n: Floats, split: Floats) -> Floats:
+    """Return a tile's traffic with L2 in bytes (stages, groups, candidates)."""
+    high = np.minimum(tile_m[:, None], np.ceil(_group_rows(listed) / _CUBE)[..., None] * _CUBE)
+    wide = np.minimum(tile_n, np.ceil(_column(listed, "n") / _CUBE) * _CUBE)[:, None]
+    deep = (_column(listed, "k") / split)[:, None]
+    activations, weights = _column(listed, "activation_bytes")[:, None], _column(listed, "weight_bytes")[:, None]
+    # A split of k writes and reads partial sums, four bytes each.
+    result_bytes = (np.where(split > 1, 8.0, 0.0) + _column(listed, "spill_bytes"))[:, None]
+    return np.asarray((high * activations + wide * weights) * deep + high * wide * result_bytes)
+
+
+def _busiest_core(tiles: Floats, costs: Floats, cores: int) -> Floats:
+    """Return the largest sum over cores of costs (kinds, stages, groups, candidates): (kinds, stages, candidates)."""
+    used = np.broadcast_to(tiles > 0, costs.shape)
+    largest = np.max(costs, 2, where=used, initial=0.0)
+    smallest = np.min(costs, 2, where=used, initial=np.inf)
+    busiest = np.asarray(np.ceil(tiles.sum(1) / cores) * largest)
+    # Where all groups have equal tiles, the core with the most tiles is the busiest; elsewhere they are dealt out.
+    unequal = np.any((smallest < np.inf) & ~np.isclose(smallest, largest), axis=(0, 2))
+    for stage in np.flatnonzero(unequal):
+        busiest[:, stage] = _walk(tiles[stage], costs[:, stage], cores)
+    return busiest
+
+
+def _walk(tiles: Floats, costs: Floats, cores: int) -> Floats:
+    """Deal the groups' tiles (groups, candidates) to the cores in turn and return the largest load of each kind."""
+    before = np.cumsum(tiles, 0) - tiles
+    position = (np.arange(cores)[:, None, None] - before) % cores
+    share = tiles // cores + (position < tiles % cores)
+    return np.asarray(np.einsum("cgt,kgt->ckt", share, costs).max(0))
+
+
+def _group_rows(listed: list[Stage]) -> Floats:
+    longest = max(len(stage.group_rows) for stage in listed)
+    rows = np.zeros((len(listed), longest))
+    for index, stage in enumerate(listed):
+        rows[index, : len(stage.group_rows)] = stage.group_rows
+    return rows
+
+
+def _column(listed: list[Stage], name: str) -> Floats:
+    return np.array([[float(getattr(stage, name))] for stage in listed])

@@ -1,0 +1,153 @@
+"""Conformance: what is exported is what is simulated. A new method joins by one line in `recipe_of`."""
+
+import itertools
+
+import openvino
+import pytest
+import torch
+from gulliver.compressors.compress import compress
+from gulliver.compressors.export import save_openvino, to_openvino
+from gulliver.compressors.quantize import quantize
+from gulliver.spaces.recipe import Decompose, LayerRecipe, Quantize, Recipe, Sparsify
+from torch import nn
+
+METHODS = [
+    pytest.param(methods, id="+".join(methods) or "nothing")
+    for count in range(4)
+    for methods in itertools.combinations(("sparsify", "decompose", "quantize"), count)
+]
+# OpenVINO 2026.4 gives garbage for two int8 linear layers in a row at fixed batches of 4 and 8 (not at others).
+BATCH = 16
+
+
+def recipe_of(graph, methods):
+    """Return the recipe that does the methods to every layer that can take them."""
+    prunable = {name for group in graph.channel_groups if not group.not_prunable for name in group.layers}
+    return Recipe(
+        {
+            name: LayerRecipe(
+                Sparsify(0.5) if "sparsify" in methods and name in prunable else None,
+                Decompose(4) if "decompose" in methods and layer.groups == 1 else None,
+                Quantize() if "quantize" in methods else None,
+            )
+            for name, layer in graph.layers.items()
+        }
+    )
+
+
+def run(ir, inputs):
+    compiled = openvino.Core().compile_model(ir, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return torch.from_numpy(compiled([inputs.numpy()])[0].copy())
+
+
+def stored_weights(ir):
+    """Return the constants that the weights of all convolutions and matrix products are computed from."""
+    found = []
+    for operation in ir.get_ordered_ops():
+        if operation.get_type_name() in ("Convolution", "GroupConvolution", "MatMul"):
+            node = operation.input_value(1).get_node()
+            while node.get_type_name() != "Constant":
+                node = node.input_value(0).get_node()
+            found.append(node)
+    return found
+
+
+def stored_shapes(ir):
+    # A depthwise weight is stored as (channels, 1, height, width), or with another 1 in front of those.
+    return sorted((shape[0], *shape[-3:]) if len(shape) > 3 else shape for shape in _shapes(stored_weights(ir)))
+
+
+def _shapes(constants):
+    return [tuple(constant.shape) for constant in constants]
+
+
+def weight_shapes(model):
+    return sorted(tuple(it.weight.shape) for it in model.modules() if isinstance(it, nn.Conv2d | nn.Linear))
+
+
+@pytest.mark.parametrize("methods", METHODS)
+@pytest.mark.parametrize("network", ["convolutions", "residual", "concatenation"])
+def test_the_exported_network_is_the_simulated_one(network, methods, originals, images_of, tmp_path):
+    original = originals[network]
+    model = compress(original, recipe_of(original.graph, methods))
+    save_openvino(to_openvino(model, original.task.example_inputs, BATCH), tmp_path / "network.xml", half=False)
+    ir = openvino.Core().read_model(tmp_path / "network.xml")
+    inputs = images_of(BATCH, seed=5)
+    with torch.no_grad():
+        wanted = model(inputs)
+
+    steps = 255 * (run(ir, inputs) - wanted).abs() / wanted.abs().max()
+    if "quantize" in methods:
+        # A tie that is broken the other way moves an output by about a step; few outputs may move at all.
+        assert steps.max() <= 3
+        assert steps.median() <= 0.05
+    else:
+        assert steps.max() <= 255e-4
+    assert stored_shapes(ir) == weight_shapes(model)
+    types = {constant.get_element_type().get_type_name() for constant in stored_weights(ir)}
+    assert types <= {"i8", "u8"} if "quantize" in methods else types == {"f32"}
+    if "sparsify" in methods:
+        removable = {(name, layer.weight_count) for name, layer in original.graph.layers.items()}
+        assert sum(torch.Size(shape).numel() for shape in stored_shapes(ir)) < sum(count for _, count in removable) / 2
+
+
+@pytest.fixture(scope="module")
+def wide():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(96, 96, 3), nn.ReLU(), nn.Conv2d(96, 96, 3), nn.ReLU(), nn.Flatten()).eval()
+
+
+def exported(network, choice, inputs):
+    recipe = Recipe({"0": choice, "2": choice})
+    return to_openvino(quantize(network, recipe, [(inputs,)]), (inputs,), 1)
+
+
+WEIGHTS = 2 * 96 * 96 * 9
+
+
+@pytest.mark.parametrize(
+    ("choice", "half", "bytes_per_weight", "element_type"),
+    [
+        (LayerRecipe(), False, 4, "f32"),
+        (LayerRecipe(), True, 2, "f16"),
+        (LayerRecipe(quantize=Quantize(8, 8)), True, 1, "i8"),
+        (LayerRecipe(quantize=Quantize(4, 8)), True, 0.5, "i4"),
+    ],
+)
+def test_weights_take_the_bytes_of_their_type_on_disk(choice, half, bytes_per_weight, element_type, wide, tmp_path):
+    path = tmp_path / "folder" / "network.xml"
+    size = save_openvino(exported(wide, choice, torch.randn(1, 96, 6, 6)), path, half)
+    assert size == path.stat().st_size + path.with_suffix(".bin").stat().st_size
+    assert path.with_suffix(".bin").stat().st_size == pytest.approx(bytes_per_weight * WEIGHTS, rel=0.02)
+    constants = stored_weights(openvino.Core().read_model(path))
+    assert {it.get_element_type().get_type_name() for it in constants} == {element_type}
+
+
+def test_a_mixed_network_stores_each_layer_in_its_own_type(wide, tmp_path):
+    recipe = Recipe({"0": LayerRecipe(quantize=Quantize()), "2": LayerRecipe()})
+    inputs = torch.randn(1, 96, 6, 6)
+    model = quantize(wide, recipe, [(inputs,)])
+    save_openvino(to_openvino(model, (inputs,), 1), tmp_path / "network.xml")
+    constants = stored_weights(openvino.Core().read_model(tmp_path / "network.xml"))
+    quantized, kept = (it.get_element_type().get_type_name() for it in constants)
+    assert quantized == "i8"
+    assert kept in ("f16", "f32")  # OpenVINO 2026.4 leaves floats in 32 bits where a network is quantized in part
+
+
+def test_stored_integers_times_their_scales_are_the_simulated_weights(wide):
+    inputs = torch.randn(1, 96, 6, 6)
+    model = quantize(wide, Recipe({"0": LayerRecipe(quantize=Quantize()), "2": LayerRecipe()}), [(inputs,)])
+    integers = torch.from_numpy(stored_weights(to_openvino(model, (inputs,), 1))[0].data.copy()).float()
+    layer = model.get_submodule("0")
+    assert integers.abs().max() == 127
+    assert torch.equal(integers, (layer.layer.weight / layer.scales[:, None, None, None]).round())
+
+
+@pytest.mark.parametrize("batch", [1, 3, 7])
+def test_the_batch_is_the_one_that_is_asked_for(batch):
+    example = torch.arange(3 * 4.0).reshape(3, 4)
+    network = nn.Linear(4, 2).eval()
+    converted = to_openvino(network, (example,), batch)
+    assert list(converted.inputs[0].shape) == [batch, 4]
+    inputs = torch.randn(batch, 4)
+    torch.testing.assert_close(run(converted, inputs), network(inputs).detach())

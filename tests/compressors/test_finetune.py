@@ -1,0 +1,122 @@
+import copy
+
+import pytest
+import torch
+from gulliver.compressors.finetune import Recovery, finetune, recover
+from gulliver.spaces.recipe import Finetune
+from gulliver.tasks.errors import InputError
+from torch import nn
+from torch.nn import functional as F
+
+
+class TrainableTask:
+    """A network with training inputs that can be drawn without end."""
+
+    name = "trainable"
+
+    def __init__(self):
+        torch.manual_seed(0)
+        self.model = nn.Sequential(
+            nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)
+        ).eval()
+        self.epochs = []
+
+    def example_inputs(self):
+        raise AssertionError("not needed")
+
+    def calibration(self):
+        raise AssertionError("not needed")
+
+    def training(self, epoch):
+        self.epochs.append(epoch)
+        generator = torch.Generator().manual_seed(epoch)
+        return [(torch.randn(16, 3, 8, 8, generator=generator),) for _ in range(8)]
+
+
+@pytest.fixture
+def task():
+    return TrainableTask()
+
+
+def student_of(task):
+    student = copy.deepcopy(task.model)
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    return student
+
+
+def distance(student, task):
+    images = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(99))
+    with torch.no_grad():
+        given, wanted = student(images).log_softmax(-1), task.model(images).log_softmax(-1)
+        return F.kl_div(given, wanted, log_target=True, reduction="batchmean").item()
+
+
+def test_a_student_learns_the_originals_outputs(task, capfd):
+    student = student_of(task)
+    before = distance(student, task)
+    assert finetune(student, task, Finetune(4, 0.05)) is student
+    assert distance(student, task) < before / 2
+    assert not student.training
+    assert all(it.is_contiguous() for it in student.parameters())
+
+
+def test_every_epoch_is_drawn_by_its_number(task, capfd):
+    finetune(student_of(task), task, Finetune(3))
+    assert task.epochs == [0, 0, 1, 2]  # the first to count the steps
+
+
+def test_the_original_learns_nothing(task, capfd):
+    before = copy.deepcopy(task.model.state_dict())
+    finetune(student_of(task), task, Finetune(1))
+    assert all(torch.equal(before[name], value) for name, value in task.model.state_dict().items())
+    assert not task.model.training
+    assert all(parameter.grad is None for parameter in task.model.parameters())
+
+
+def test_the_same_student_learns_the_same_and_no_random_number_is_used_up(task, capfd):
+    first, second = student_of(task), student_of(task)
+    state = torch.get_rng_state()
+    finetune(first, task, Finetune(1))
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(5)
+    with torch.no_grad():
+        finetune(second, task, Finetune(1))
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 9, 10, 11, 20, 24])
+def test_recovery_takes_exactly_its_steps_however_few_the_inputs(count, task):
+    steps = []
+    student = student_of(task)
+    student.register_forward_hook(lambda *arguments: steps.append(1))
+    inputs = task.training(0)[:3]
+    with torch.no_grad():
+        outputs = [task.model(*batch) for batch in inputs]
+    before = distance(student, task)
+    steps.clear()
+    recover(student, inputs, outputs, Recovery(steps=count, learning_rate=0.05))
+    assert len(steps) == count
+    assert distance(student, task) < before or count < 9
+    assert not student.training
+
+
+@pytest.mark.parametrize(
+    ("settings", "rule"),
+    [
+        ({"steps": -1}, "`trial.finetune.steps >= 0` must hold, but it is -1"),
+        ({"learning_rate": 0}, "`trial.finetune.learning_rate` and `trial.finetune.temperature` must be above zero"),
+        ({"temperature": -1}, "`trial.finetune.learning_rate` and `trial.finetune.temperature` must be above zero"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings, rule):
+    with pytest.raises(InputError) as caught:
+        Recovery(**settings)
+    assert str(caught.value) == rule
+
+
+def test_a_task_without_training_inputs_is_refused_by_name(task):
+    bare = type("Bare", (), {"name": "bare", "model": task.model})()
+    with pytest.raises(InputError, match=r"^the task bare must have `training\(epoch\)` for its networks to be fine-"):
+        finetune(student_of(task), bare, Finetune(1))

@@ -1,0 +1,103 @@
+import numpy as np
+import pytest
+from gulliver.evaluators.latency import calibration
+from gulliver.evaluators.latency.calibration import Coefficients, CpuLatencyModel, calibrate, fit, forget, kernel_table
+from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
+from gulliver.evaluators.latency.kernel import ComputeKernel, KernelCall, MemoryKernel
+from gulliver.evaluators.latency.kernel_table import KernelTable
+from gulliver.spaces.recipe import LayerRecipe, Quantize, Recipe
+
+TRUE = {
+    "int8_scale": 1.1,
+    "float_scale": 0.9,
+    "seconds_per_byte": 5e-11,
+    "seconds_per_pass": 2e-6,
+    "seconds_per_network": 3e-5,
+}
+
+
+def compute(channels, precision):
+    return ComputeKernel("linear", 8, channels, channels, (), (), (), (), (), 1, precision, precision)
+
+
+def call(kernel):
+    return KernelCall(kernel, "layer")
+
+
+@pytest.fixture
+def table(tmp_path):
+    """Return a table in which a layer takes its channels in tenths of microseconds, in int8 a third of that."""
+    share = {"int8": 1 / 3, "bfloat16": 1.0}
+    return KernelTable(
+        tmp_path / "table.csv", lambda kernels: {it: 1e-7 * it.in_channels * share[it.precision] for it in kernels}
+    )
+
+
+def network(random):
+    """Return the calls of a network of random layers and passes."""
+    layers = [
+        call(compute(int(random.integers(64, 2048)), str(random.choice(["int8", "bfloat16"])))) for _ in range(12)
+    ]
+    kinds = random.choice(["add", "convert", "pool", "fused_add"], size=int(random.integers(1, 9)))
+    return [*layers, *(call(MemoryKernel(str(kind), int(random.integers(1, 2_000_000)))) for kind in kinds)]
+
+
+def test_a_fit_recovers_the_coefficients_that_made_the_times(table):
+    random = np.random.default_rng(0)
+    networks = [network(random) for _ in range(12)]
+    truth = CpuLatencyModel(table, Coefficients(**TRUE, networks=0, mean_error=0))
+    fitted = fit(networks, [1e-3 * truth.total_ms(calls) for calls in networks], table)
+    for name, value in TRUE.items():
+        assert getattr(fitted, name) == pytest.approx(value, rel=1e-6), name
+    assert fitted.networks == 12
+    assert fitted.mean_error < 1e-9
+
+
+def test_a_fit_to_noisy_times_is_never_negative_and_knows_its_error(table):
+    random = np.random.default_rng(1)
+    networks = [network(random) for _ in range(10)]
+    truth = CpuLatencyModel(table, Coefficients(**TRUE, networks=0, mean_error=0))
+    noisy = [1e-3 * truth.total_ms(calls) * random.uniform(0.8, 1.2) for calls in networks]
+    fitted = fit(networks, noisy, table)
+    assert all(getattr(fitted, name) >= 0 for name in TRUE)
+    model = CpuLatencyModel(table, fitted)
+    errors = [abs(1e-3 * model.total_ms(calls) / seconds - 1) for calls, seconds in zip(networks, noisy, strict=True)]
+    assert fitted.mean_error == pytest.approx(np.mean(errors))
+    assert 0.01 < fitted.mean_error < 0.2
+
+
+def test_the_model_adds_kernels_passes_and_the_network_by_hand(table):
+    model = CpuLatencyModel(table, Coefficients(**TRUE, networks=0, mean_error=0))
+    calls = [
+        call(compute(300, "int8")),
+        call(compute(300, "bfloat16")),
+        call(MemoryKernel("add", 1_000_000)),
+        call(MemoryKernel("fused_add", 1_000_000)),
+    ]
+    seconds = [1.1 * 1e-5, 0.9 * 3e-5, 2e-6 + 5e-5, 5e-5]
+    assert [model.seconds(it) for it in calls] == pytest.approx(seconds)
+    assert model.total_ms(calls) == pytest.approx(1e3 * (3e-5 + sum(seconds)))
+    assert model.total_ms([]) == pytest.approx(0.03)
+
+
+def test_a_network_is_calibrated_once_and_again_when_forgotten(digits_original, monkeypatch):
+    target = CpuOpenvino(batch=16, kernel_repetitions=3)
+    recipes = [
+        Recipe(dict.fromkeys(digits_original.graph.layers, choice))
+        for choice in (LayerRecipe(), LayerRecipe(quantize=Quantize()))
+    ]
+    monkeypatch.setattr(calibration, "_REPETITIONS", 3)
+    model = calibrate(target, digits_original, recipes)
+    assert model.coefficients.networks == 2
+    assert len(model.table) > 5
+    for recipe in recipes:
+        calls = target.lower(digits_original.graph, recipe)
+        assert 0 < model.total_ms(calls) < 1000
+        assert not model.table.missing(it.kernel for it in calls if isinstance(it.kernel, ComputeKernel))
+
+    monkeypatch.setattr(calibration, "measure_recipes", None)
+    assert calibrate(target, digits_original, recipes).coefficients == model.coefficients
+    forget(target, digits_original)
+    assert len(kernel_table(target)) == 0
+    with pytest.raises(TypeError):
+        calibrate(target, digits_original, recipes)

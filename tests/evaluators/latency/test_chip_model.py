@@ -1,0 +1,250 @@
+import dataclasses
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from gulliver.evaluators.latency.chip import chip_names, read_chip
+from gulliver.evaluators.latency.chip_fit import fit_efficiencies, published_kernels, read_fit, write_fit
+from gulliver.evaluators.latency.chip_model import BOUNDS, price, roofline
+from gulliver.evaluators.latency.chip_prediction import predict
+from gulliver.evaluators.latency.chip_work import work
+from gulliver.evaluators.latency.mlp_kernels import GatedMlp, mlp_kernels, unfused_mlp_kernels
+from gulliver.evaluators.latency.published_kernel import PublishedKernel
+from gulliver.tasks.errors import InputError
+
+ASCEND_910 = ("ascend_910b1", "ascend_910b2", "ascend_910b3", "ascend_910b4")
+
+
+def matmul(chip, m, n, k, activation="int8", weight="int8", operation="quant_matmul", **rest):
+    return PublishedKernel(chip, operation, activation, weight, rest.pop("group_rows", (m,)), m, n, k, **rest)
+
+
+def grouped(chip, group_rows, operation="grouped_matmul_swiglu_quant", **rest):
+    return PublishedKernel(chip, operation, "int8", "int8", tuple(group_rows), sum(group_rows), 4096, 7168, **rest)
+
+
+def seconds(*kernels, mode="model"):
+    return sum(it.seconds for it in predict(kernels, mode))
+
+
+def test_the_roofline_by_hand():
+    # 2 * 1024 * 4096 * 4096 int8 operations over 2 * 24 * 8192 * 1.8e9 a second: 48.54 us; memory takes 16.4 us less.
+    compute_bound = matmul("ascend_910b2", 1024, 4096, 4096)
+    # 4096 * 4096 weights, as many scales of 4 bytes as columns, 4096 inputs, 4096 float16 results over 1.6e12 bytes/s.
+    memory_bound = matmul("ascend_910b2", 1, 4096, 4096)
+    expected = [1024 * 4096 * 4096 / (24 * 8192 * 1.8e9), (4096**2 + 4 * 4096 + 4096 + 2 * 4096) / 1.6e12]
+    assert roofline([compute_bound, memory_bound]) == pytest.approx(expected, rel=1e-12)
+    assert expected[0] == pytest.approx(48.55e-6, rel=1e-3)
+
+
+@pytest.mark.parametrize("kernel", published_kernels()[::7], ids=lambda it: f"{it.chip}-{it.family}-{it.m}")
+def test_the_model_is_never_faster_than_the_roofline(kernel):
+    assert seconds(kernel) > roofline([kernel])[0]
+
+
+def test_a_table_is_priced_as_its_rows_are():
+    kernels = [kernel for kernel in published_kernels() if kernel.chip == "ascend_910b2"]
+    fit = read_fit("ascend_910b")
+    together = price(kernels, fit)
+    alone = [price([kernel], fit) for kernel in kernels]
+    assert together.seconds == pytest.approx([it.seconds[0] for it in alone], rel=1e-12)
+    assert list(together.bound_by) == [it.bound_by[0] for it in alone]
+
+
+def test_tiles_are_dealt_to_cores_in_turn_from_group_to_group():
+    # 7 tiles of 128 rows and 3 of 16 rows on 24 cores: one a core, so the busiest has one full tile.
+    one_wave = work([matmul("ascend_910b2", 944, 256, 512, group_rows=(896, 16, 16, 16), notes="L1 128x256")])
+    assert one_wave.tiles[0, 0] == 1
+    assert one_wave.matrix_s[0, 0] == pytest.approx(8 * 16 * 16 / 1.8e9)
+    # 23 full tiles and 2 small ones: the second small one comes after a full tile, on the first core.
+    two_waves = work([matmul("ascend_910b2", 2976, 256, 512, group_rows=(2944, 16, 16), notes="L1 128x256")])
+    assert two_waves.tiles[0, 0] == 2
+    assert two_waves.matrix_s[0, 0] == pytest.approx((8 + 1) * 16 * 16 / 1.8e9)
+
+
+def test_20_tiles_are_faster_than_24_on_20_cores():
+    shape = ("ascend_910b3", 1024, 576, 6144, "float16", "float16", "catlass_matmul")
+    tall, wide = matmul(*shape, notes="20 AIC, L1 256x128x256"), matmul(*shape, notes="20 AIC, L1 128x256x256")
+    assert work([tall]).tiles[0, 0] == 1
+    assert work([wide]).tiles[0, 0] == 2
+    assert seconds(wide) / seconds(tall) == pytest.approx(72.5 / 48.6, rel=0.1)
+
+
+def test_weights_in_the_cubes_own_layout_are_faster():
+    rows = (128,) * 8
+    assert seconds(grouped("ascend_910b2", rows)) < 0.6 * seconds(
+        grouped("ascend_910b2", rows, notes="INCLUDES a TransData ND->NZ kernel")
+    )
+
+
+@pytest.mark.parametrize("chip", [*ASCEND_910, "ascend_950pr"])
+def test_empty_groups_are_cheaper(chip):
+    assert seconds(grouped(chip, [32, 32, 0, 32, 32, 0, 0, 0])) < 0.8 * seconds(grouped(chip, [16] * 8))
+
+
+@pytest.mark.parametrize("chip", [*ASCEND_910, "ascend_950pr"])
+@pytest.mark.parametrize("skewed", [[4089, 1, 1, 1, 1, 1, 1, 1], [2000, 1000, 500, 300, 196, 50, 30, 20]])
+def test_skewed_groups_are_not_cheaper_at_many_tokens(chip, skewed):
+    assert seconds(grouped(chip, skewed)) >= 0.99 * seconds(grouped(chip, [512] * 8))
+
+
+@pytest.mark.parametrize(
+    ("chip", "operation"),
+    [("ascend_910b2", "weight_quant_batch_matmul"), ("nvidia_a100", "gemm"), ("nvidia_l40s", "gemm")],
+)
+@pytest.mark.parametrize("weight", ["int8", "int4"])
+def test_weight_only_quantization_gains_with_few_rows_and_nothing_with_many(chip, operation, weight):
+    def ratio(m):
+        plain = "grouped_matmul" if operation.startswith("weight") else operation
+        quantized = matmul(chip, m, 8192, 8192, "float16", weight, operation)
+        return seconds(quantized) / seconds(matmul(chip, m, 8192, 8192, "float16", "float16", plain))
+
+    assert ratio(1) < 0.8
+    assert all(ratio(m) > 0.93 for m in (1024, 4096))
+
+
+def test_w4a8_halves_the_weights_but_not_the_arithmetic():
+    int8, int4 = (matmul("ascend_910b2", 4096, 4096, 4096, "int8", weight) for weight in ("int8", "int4"))
+    assert work([int4]).matrix_s[0] == pytest.approx(work([int8]).matrix_s[0])
+    few8, few4 = (matmul("ascend_910b2", 1, 8192, 8192, "int8", weight) for weight in ("int8", "int4"))
+    assert work([few4]).memory_s[0, 0] == pytest.approx(work([few8]).memory_s[0, 0] / 2, rel=0.01)
+    assert seconds(few4) < 0.8 * seconds(few8)
+
+
+def test_unaligned_widths_cost_1_2_to_3_1_times_on_910b2():
+    aligned, unaligned = (matmul("ascend_910b2", 1024, n, 4096) for n in (4096, 4097))
+    assert 1.2 < seconds(unaligned) / seconds(aligned) < 3.1
+
+
+@pytest.mark.parametrize("chip", ASCEND_910)
+@pytest.mark.parametrize("rows", [(64,), (16,) * 8, (1024,) * 8])
+def test_fused_is_less_than_unfused(chip, rows):
+    mlp = GatedMlp(rows, 4096, 7168)
+    assert len(mlp_kernels(chip, mlp)) == 1
+    assert seconds(*mlp_kernels(chip, mlp)) < seconds(*unfused_mlp_kernels(chip, mlp))
+
+
+@pytest.mark.parametrize("precisions", [("float16", "int8"), ("int8", "float16")])
+def test_one_float_matmul_makes_both_pay_unfused_prices(precisions):
+    fused, mixed = (GatedMlp((64,), 4096, 7168, it) for it in (("int8", "int8"), precisions))
+    kernels = mlp_kernels("ascend_910b2", mixed)
+    assert [it.operation for it in kernels].count("dequant_swiglu_quant") == 1
+    assert len(kernels) == 3
+    assert seconds(*kernels) > seconds(*unfused_mlp_kernels("ascend_910b2", fused))
+
+
+def test_a_rank_splits_a_matmul_and_breaks_the_fusion():
+    kernels = mlp_kernels("ascend_910b2", GatedMlp((64,), 4096, 7168, ranks=(512, None)))
+    assert [(it.n, it.k) for it in kernels] == [(512, 7168), (4096, 512), (4096, 0), (7168, 2048)]
+
+
+def test_a_chip_without_the_fused_kernel_runs_it_in_parts():
+    assert len(mlp_kernels("ascend_310p3", GatedMlp((64,), 4096, 7168))) == 3
+
+
+@pytest.mark.parametrize("chip", chip_names())
+def test_more_work_takes_no_less_time(chip):
+    operation = "gemm" if chip.startswith("nvidia") else "quant_matmul"
+    times = [seconds(matmul(chip, m, 4096, 4096, operation=operation)) for m in (1, 16, 128, 1024, 4096)]
+    assert times == sorted(times)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "bound"),
+    [
+        (matmul("ascend_950pr", 8192, 8192, 8192), "matrix unit"),
+        (matmul("ascend_950pr", 1, 8192, 8192), "memory"),
+        (matmul("ascend_950pr", 16, 32, 32), "launch"),
+        (
+            PublishedKernel("ascend_910b2", "dequant_swiglu_quant", "int32", "float32", (2048,), 2048, 8192, 0),
+            "vector unit",
+        ),
+    ],
+)
+def test_the_bound_is_named(kernel, bound):
+    assert predict([kernel])[0].bound_by == bound
+    assert bound in BOUNDS
+
+
+@pytest.mark.parametrize(("chip", "activation"), [("nvidia_a100", "float8"), ("ascend_910b2", "float8")])
+def test_a_precision_that_the_chip_lacks_is_named(chip, activation):
+    with pytest.raises(InputError, match=f"{chip} has no matrix multiplication in {activation}"):
+        predict([matmul(chip, 16, 32, 32, activation, activation)])
+
+
+@pytest.mark.parametrize("weight", ["float8", "float16", "int32"])
+def test_types_that_do_not_multiply_are_named(weight):
+    with pytest.raises(InputError, match=f"no matrix unit multiplies int8 by {weight}"):
+        predict([matmul("nvidia_h200", 16, 32, 32, "int8", weight)])
+
+
+def test_huge_and_odd_shapes_have_a_finite_price():
+    kernels = [
+        matmul("ascend_910b2", 10**12, 10**12, 10**12),
+        matmul("nvidia_a100", 1, 1, 1, operation="gemm"),
+        matmul("ascend_950pr", 0, 7, 3, group_rows=(0,) * 8),
+        grouped("ascend_910b2", range(1024), notes="L1 0x0"),
+    ]
+    assert np.isfinite([it.seconds for it in predict(kernels, "nearest")]).all()
+
+
+def test_an_unknown_mode_is_named():
+    with pytest.raises(InputError, match="mode must be one of model, nearest, but is guess"):
+        predict([matmul("nvidia_a100", 16, 32, 32)], "guess")
+
+
+def test_nearest_takes_over_what_the_model_misses_nearby():
+    known = matmul("ascend_910b2", 1024, 4096, 4096)
+    asked = replace(known, m=1040, group_rows=(1040,))
+    measured = [replace(known, time_us=2e6 * seconds(known))]
+    found = predict([asked], "nearest", measured=measured)[0]
+    assert found.mode == "nearest"
+    assert found.seconds == pytest.approx(2 * seconds(asked), rel=0.1)
+    far = predict([replace(asked, n=64, k=64)], "nearest", measured=measured)[0]
+    assert far.seconds == pytest.approx(seconds(replace(asked, n=64, k=64)), rel=0.02)
+
+
+def test_nearest_never_uses_the_row_itself():
+    known = matmul("ascend_910b2", 1024, 4096, 4096)
+    found = predict([known], "nearest", measured=[replace(known, time_us=1e9)])[0]
+    assert (found.mode, found.seconds) == ("model", seconds(known))
+
+
+def test_a_fit_finds_the_efficiencies_that_made_the_times():
+    truth = replace(read_fit("nvidia_l40s"), overlap=3.0, matrix_efficiency=0.6)
+    kernels = [kernel for kernel in published_kernels() if kernel.chip == "nvidia_l40s"]
+    times_us = 1e6 * price(kernels, truth).seconds
+    made = [replace(kernel, time_us=float(time)) for kernel, time in zip(kernels, times_us, strict=True)]
+    fit = fit_efficiencies(made)
+    assert fit.mean_error < 0.02
+    assert fit.rows == 24
+    assert fit.matrix_efficiency * fit.matrix_factor["gemm-int8"] == pytest.approx(
+        0.6 * truth.matrix_factor["gemm-int8"], rel=0.1
+    )
+
+
+def test_a_fit_needs_times():
+    with pytest.raises(InputError, match="a fit needs kernels with a measured time"):
+        fit_efficiencies([matmul("nvidia_a100", 16, 32, 32)])
+
+
+def test_a_stored_fit_reads_as_it_was(tmp_path):
+    write_fit("nvidia_a100", read_fit("nvidia_a100"), tmp_path)
+    assert (tmp_path / "nvidia_a100.yaml").read_text() == (_conf() / "nvidia_a100.yaml").read_text()
+
+
+def _conf():
+    from gulliver.evaluators.latency.chip_fit import FITS
+
+    return FITS
+
+
+@pytest.mark.parametrize("name", sorted({read_chip(name).fit for name in chip_names()}))
+def test_the_stored_fits_explain_the_published_times(name):
+    kernels = [kernel for kernel in published_kernels() if read_chip(kernel.chip).fit == name]
+    fit = read_fit(name)
+    measured_us = np.array([kernel.time_us for kernel in kernels])
+    errors = np.abs(1e6 * price(kernels, fit).seconds / measured_us - 1)
+    assert errors.mean() == pytest.approx(fit.mean_error, abs=0.002)
+    assert errors.mean() < 0.10
+    assert all(value > 0 for value in dataclasses.asdict(fit).values() if isinstance(value, float))

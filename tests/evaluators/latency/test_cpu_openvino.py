@@ -1,0 +1,41 @@
+import pytest
+from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
+from gulliver.evaluators.latency.lowering import lower
+from gulliver.spaces.recipe import LayerRecipe, Quantize, Recipe
+from gulliver.tasks.errors import InputError
+
+
+def test_the_cpu_runs_int8_and_bfloat16_in_multiples_of_16_channels():
+    capabilities = CpuOpenvino().capabilities
+    assert capabilities.float_type == "bfloat16"
+    assert set(capabilities.precisions) == {"conv1d", "conv2d", "linear"}
+    assert all(capabilities.runs(kind, Quantize(8, 8)) for kind in capabilities.precisions)
+    assert not capabilities.runs("conv2d", Quantize(4, 8))
+    assert capabilities.multiples(64) == (64, 48, 32, 24, 16, 8)
+
+
+def test_conditions_are_said_in_words():
+    assert CpuOpenvino(batch=1, threads=1).conditions == "batch 1, 1 inference thread"
+    assert CpuOpenvino(batch=32, threads=2).conditions == "batch 32, 2 inference threads"
+
+
+def test_recipes_are_lowered_at_the_targets_batch_and_type(block):
+    recipe = Recipe({name: LayerRecipe() for name in block.layers})
+    target = CpuOpenvino(batch=3, float_type="float32")
+    assert target.lower(block, recipe) == lower(block, recipe, 3, "float32")
+
+
+@pytest.mark.parametrize(
+    ("settings", "rule"),
+    [
+        ({"batch": 0}, "`target.batch >= 1` must hold, but it is 0"),
+        ({"threads": -1}, "`target.threads >= 1` must hold, but it is -1"),
+        ({"channel_multiple": 0}, "`target.channel_multiple >= 1` must hold, but it is 0"),
+        ({"repetitions": 0}, "`target.repetitions >= 1` must hold, but it is 0"),
+        ({"float_type": "float16"}, "`target.float_type` must be float32 or bfloat16, but is float16"),
+    ],
+)
+def test_impossible_settings_are_refused(settings, rule):
+    with pytest.raises(InputError) as caught:
+        CpuOpenvino(**settings)
+    assert str(caught.value) == rule

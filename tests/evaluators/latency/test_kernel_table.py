@@ -1,0 +1,88 @@
+import csv
+
+import pytest
+from gulliver.evaluators.latency.kernel import ComputeKernel
+from gulliver.evaluators.latency.kernel_table import KernelTable
+
+
+def kernel(batch=1, **changes):
+    facts = ("conv2d", batch, 16, 32, (9, 8), (3, 3), (1, 1), (1, 1), (1, 1), 1, "int8", "bfloat16")
+    return ComputeKernel(*facts)
+
+
+LINEAR = ComputeKernel("linear", 7, 16, 10, (), (), (), (), (), 1, "bfloat16", "bfloat16")
+
+
+class Stopwatch:
+    """Count what is measured; a kernel takes a third of its batch in microseconds."""
+
+    def __init__(self):
+        self.measured = []
+
+    def __call__(self, kernels):
+        self.measured.append(list(kernels))
+        return {kernel: kernel.batch / 3e6 for kernel in kernels}
+
+
+@pytest.fixture
+def stopwatch():
+    return Stopwatch()
+
+
+@pytest.fixture
+def table(stopwatch, tmp_path):
+    return KernelTable(tmp_path / "folder" / "table.csv", stopwatch)
+
+
+def test_a_kernel_is_measured_once(table, stopwatch):
+    assert table.seconds(kernel(2)) == 2 / 3e6
+    assert table.seconds(kernel(2)) == 2 / 3e6
+    table.require([kernel(2), kernel(2)])
+    assert stopwatch.measured == [[kernel(2)]]
+
+
+def test_what_is_required_is_measured_together_sorted_and_without_repetition(table, stopwatch):
+    table.require([LINEAR, kernel(3), kernel(1), kernel(3)])
+    table.require([kernel(2), kernel(1)])
+    assert stopwatch.measured == [[kernel(1), kernel(3), LINEAR], [kernel(2)]]
+    assert len(table) == 4
+    assert table.missing([kernel(4), kernel(1), LINEAR]) == [kernel(4)]
+
+
+def test_nothing_is_measured_or_written_where_nothing_is_missing(table, stopwatch):
+    table.require([])
+    assert stopwatch.measured == []
+    assert not table.path.exists()
+
+
+def test_a_table_that_is_read_back_is_the_same_and_measures_nothing(table, stopwatch):
+    table.require([LINEAR, kernel(3), kernel(1)])
+    again = KernelTable(table.path, stopwatch)
+    assert again == table
+    assert [again.seconds(it) for it in (LINEAR, kernel(3), kernel(1))] == [7 / 3e6, 3 / 3e6, 1 / 3e6]
+    assert len(stopwatch.measured) == 1
+    again.require([kernel(9)])
+    assert len(KernelTable(table.path, stopwatch)) == 4
+
+
+def test_the_file_is_sorted_with_one_kernel_a_line(table):
+    table.require([LINEAR, kernel(3), kernel(1)])
+    with table.path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["kind"], row["batch"]) for row in rows] == [("conv2d", "1"), ("conv2d", "3"), ("linear", "7")]
+    assert rows[0]["input_size"] == "[9, 8]"
+    assert float(rows[0]["seconds"]) == 1 / 3e6
+
+
+def test_a_measurement_that_fails_leaves_the_file_as_it_was(table, tmp_path):
+    table.require([kernel(1)])
+    before = table.path.read_bytes()
+
+    def fail(kernels):
+        raise RuntimeError("no such kernel")
+
+    broken = KernelTable(table.path, fail)
+    with pytest.raises(RuntimeError, match="no such kernel"):
+        broken.require([kernel(1), kernel(2)])
+    assert table.path.read_bytes() == before
+    assert list(table.path.parent.iterdir()) == [table.path]

@@ -1,0 +1,168 @@
+"""Expectations by hand for a residual block at batch 2: a map of 16 channels has 2048 elements, one of 32 has 4096."""
+
+import pytest
+import torch
+from gulliver.evaluators.latency.kernel import ComputeKernel, KernelCall, MemoryKernel
+from gulliver.evaluators.latency.lowering import lower
+from gulliver.spaces.recipe import Decompose, LayerRecipe, Quantize, Recipe, Sparsify
+from gulliver.spaces.trace import trace
+from torch import nn
+
+INT8 = LayerRecipe(quantize=Quantize())
+
+
+def lowered(graph, float_type="bfloat16", default=None, **choices):
+    recipe = Recipe({name: choices.get(name, default or LayerRecipe()) for name in graph.layers})
+    return lower(graph, recipe, 2, float_type)
+
+
+def convolution(inputs, outputs, precision, output, kernel=(3, 3), padding=(1, 1), groups=1, size=(8, 8)):
+    return ComputeKernel("conv2d", 2, inputs, outputs, size, kernel, (1, 1), padding, (1, 1), groups, precision, output)
+
+
+def linear(precision, output):
+    return ComputeKernel("linear", 2, 16, 10, (), (), (), (), (), 1, precision, output)
+
+
+def facts(calls):
+    """Return of every call what runs, for whom, and what is fused into it; a pass by its kind and bytes."""
+    return [(call.kernel, call.owner, call.fused) for call in calls]
+
+
+def test_in_bfloat16_all_but_the_pooling_fuses(block):
+    assert facts(lowered(block)) == [
+        (convolution(16, 16, "bfloat16", "bfloat16"), "stem", ("relu",)),
+        (convolution(16, 32, "bfloat16", "bfloat16"), "conv1", ("batch_norm", "relu")),
+        (convolution(32, 16, "bfloat16", "bfloat16"), "conv2", ("batch_norm", "add", "relu")),
+        (MemoryKernel("fused_add", 2048 * 2), "conv2", ()),
+        (MemoryKernel("pool", 2048 * 2 + 32 * 2), "pool", ()),
+        (linear("bfloat16", "bfloat16"), "linear", ()),
+    ]
+
+
+def test_in_int8_the_input_is_rounded_and_the_addition_is_a_pass(block):
+    calls = lowered(block, default=INT8)
+    assert facts(calls) == [
+        (MemoryKernel("round", 2048 * 2 + 2048), "images", ()),
+        (convolution(16, 16, "int8", "int8"), "stem", ("relu",)),
+        (convolution(16, 32, "int8", "int8"), "conv1", ("batch_norm", "relu")),
+        (convolution(32, 16, "int8", "bfloat16"), "conv2", ("batch_norm",)),
+        (MemoryKernel("add", 2048 * 2 + 2048 + 2048 * 2), "add", ()),
+        (MemoryKernel("pool", 2048 * 2 + 32 * 2), "pool", ()),
+        (linear("int8", "bfloat16"), "linear", ()),
+    ]
+    assert calls[0].note == "the network's input is rounded"
+    assert calls[4].note == "an int8 convolution absorbs no addition"
+
+
+def test_one_int8_layer_among_floats_costs_a_conversion(block):
+    calls = lowered(block, conv1=INT8)
+    assert facts(calls) == [
+        (convolution(16, 16, "bfloat16", "bfloat16"), "stem", ("relu",)),
+        (MemoryKernel("convert", 2048 * 2 + 2048), "relu", ()),
+        (convolution(16, 32, "int8", "bfloat16"), "conv1", ("batch_norm", "relu")),
+        (convolution(32, 16, "bfloat16", "bfloat16"), "conv2", ("batch_norm", "add", "relu")),
+        (MemoryKernel("fused_add", 2048 * 2), "conv2", ()),
+        (MemoryKernel("pool", 2048 * 2 + 32 * 2), "pool", ()),
+        (linear("bfloat16", "bfloat16"), "linear", ()),
+    ]
+    assert calls[1].note == "stem runs in bfloat16 and feeds an int8 layer"
+
+
+def test_an_int8_layer_before_an_addition_keeps_it_a_pass(block):
+    calls = lowered(block, conv2=INT8)
+    assert facts(calls)[1:5] == [
+        (convolution(16, 32, "bfloat16", "bfloat16"), "conv1", ("batch_norm", "relu")),
+        (MemoryKernel("convert", 4096 * 2 + 4096), "relu_1", ()),
+        (convolution(32, 16, "int8", "bfloat16"), "conv2", ("batch_norm",)),
+        (MemoryKernel("add", 3 * 2048 * 2), "add", ()),
+    ]
+
+
+def test_in_float32_passes_move_four_bytes_an_element(block):
+    kernels = [call.kernel for call in lowered(block, "float32")]
+    assert MemoryKernel("fused_add", 2048 * 4) in kernels
+    assert MemoryKernel("pool", 2048 * 4 + 32 * 4) in kernels
+
+
+@pytest.mark.parametrize(("quantize", "precision"), [(None, "bfloat16"), (Quantize(), "int8")])
+def test_a_split_layer_is_two_kernels_and_the_second_fuses(quantize, precision, block):
+    calls = lowered(block, conv1=LayerRecipe(None, Decompose(8), quantize))
+    first, second = (call for call in calls if call.owner == "conv1")
+    assert facts([first, second]) == [
+        (convolution(16, 8, precision, precision, (3, 1), (1, 0)), "conv1", ()),
+        (convolution(8, 32, precision, "bfloat16", (1, 3), (0, 1)), "conv1", ("batch_norm", "relu")),
+    ]
+    assert first.kernel.macs + second.kernel.macs == 2 * 64 * 8 * (16 * 3 + 32 * 3)
+
+
+def test_the_halves_of_a_strided_layer_share_its_stride_and_dilation():
+    network = nn.Sequential(nn.Conv2d(4, 8, 3, stride=2, padding=2, dilation=2), nn.Linear(4, 6)).eval()
+    graph = trace(network, (torch.zeros(1, 4, 8, 8),))
+    first, second, *halves = (call.kernel for call in lowered(graph, default=LayerRecipe(None, Decompose(3))))
+    assert (first.stride, first.padding, first.dilation, first.output_size) == ((2, 1), (2, 0), (2, 1), (4, 8))
+    assert (second.input_size, second.stride, second.padding, second.dilation) == ((4, 8), (1, 2), (0, 2), (1, 2))
+    assert second.output_size == (4, 4)
+    # The linear layer's rows are all but the last dimension: 2 * 8 * 4.
+    assert [(it.kind, it.batch, it.in_channels, it.out_channels) for it in halves] == [
+        ("linear", 64, 4, 3),
+        ("linear", 64, 3, 6),
+    ]
+
+
+def test_removed_channels_are_gone_from_kernels_and_passes(block):
+    half = LayerRecipe(Sparsify(0.5))
+    kernels = [call.kernel for call in lowered(block, stem=half, conv1=half, conv2=half)]
+    assert kernels == [
+        convolution(16, 8, "bfloat16", "bfloat16"),
+        convolution(8, 16, "bfloat16", "bfloat16"),
+        convolution(16, 8, "bfloat16", "bfloat16"),
+        MemoryKernel("fused_add", 1024 * 2),
+        MemoryKernel("pool", 1024 * 2 + 16 * 2),
+        ComputeKernel("linear", 2, 8, 10, (), (), (), (), (), 1, "bfloat16", "bfloat16"),
+    ]
+
+
+def test_a_thinned_depthwise_convolution_has_as_many_groups_as_channels():
+    layers = [nn.Conv2d(4, 16, 1), nn.Conv2d(16, 16, 3, padding=1, groups=16), nn.Conv2d(16, 4, 1)]
+    graph = trace(nn.Sequential(*layers).eval(), (torch.zeros(1, 4, 8, 8),))
+    half = {"0": LayerRecipe(Sparsify(0.5)), "1": LayerRecipe(Sparsify(0.5))}
+    calls = lowered(graph, **half)
+    assert calls[1].kernel == convolution(8, 8, "bfloat16", "bfloat16", groups=8)
+    assert calls[1].kernel.macs == 2 * 8 * 64 * 9
+
+
+def test_a_tensor_needed_rounded_and_not_is_converted():
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.conv = nn.Conv2d(16, 16, 1), nn.Conv2d(16, 16, 1)
+
+        def forward(self, images):
+            stem = self.stem(images)
+            return torch.cat([self.conv(stem), torch.sigmoid(stem)], 1)
+
+    graph = trace(Both().eval(), (torch.zeros(1, 16, 8, 8),))
+    calls = lowered(graph, default=INT8)
+    assert [call.kernel for call in calls if isinstance(call.kernel, MemoryKernel)] == [
+        MemoryKernel("round", 2048 * 2 + 2048),
+        MemoryKernel("convert", 2048 * 2 + 2048),
+        MemoryKernel("other", 2048 * 2 + 2048 * 2),
+        MemoryKernel("concat", 2 * 2048 * 2 + 4096 * 2),
+    ]
+    assert calls[2].note == "the output of stem is needed both in int8 and in bfloat16"
+
+
+def test_flattening_costs_nothing_and_widens_the_linear_layer():
+    network = nn.Sequential(nn.Conv2d(4, 8, 1), nn.Flatten(), nn.Linear(8 * 64, 3)).eval()
+    graph = trace(network, (torch.zeros(1, 4, 8, 8),))
+    calls = lowered(graph, **{"0": LayerRecipe(Sparsify(0.5))})
+    assert len(calls) == 2
+    assert (calls[1].kernel.in_channels, calls[1].kernel.out_channels) == (256, 3)
+
+
+def test_every_call_is_a_kernel_call_of_a_known_owner(block):
+    names = {*block.layers, *(operation.name for operation in block.operations)}
+    for call in lowered(block, conv2=INT8):
+        assert isinstance(call, KernelCall)
+        assert call.owner in names

@@ -1,0 +1,66 @@
+import pytest
+import torch
+from gulliver.compressors.export import save_openvino, to_openvino
+from gulliver.compressors.quantize import quantize
+from gulliver.evaluators.size import Size
+from gulliver.spaces.recipe import Decompose, LayerRecipe, Quantize, Recipe, Sparsify
+from gulliver.spaces.trace import trace
+from torch import nn
+
+INT8, INT4 = Quantize(8, 8), Quantize(4, 8)
+
+
+def recipe_of(graph, default=None, **choices):
+    return Recipe({name: choices.get(name, default or LayerRecipe()) for name in graph.layers})
+
+
+def test_size_is_minimized_in_bytes(block):
+    assert (Size(block).name, Size(block).direction) == ("size_bytes", "minimize")
+
+
+# Weights of the block: stem 16*16*9 = 2304, conv1 and conv2 4608 each, linear 160; outputs 16 + 32 + 16 + 10 = 74.
+@pytest.mark.parametrize(
+    ("choice", "size_bytes"),
+    [
+        (LayerRecipe(), 2 * (2304 + 4608 + 4608 + 160) + 2 * 74),
+        (LayerRecipe(quantize=INT8), (2304 + 4608 + 4608 + 160) + (4 + 2) * 74),
+        (LayerRecipe(quantize=INT4), (2304 + 4608 + 4608 + 160) // 2 + (4 + 2) * 74),
+        (LayerRecipe(quantize=Quantize(5, 8)), (2304 + 4608 + 4608 + 160) + (4 + 2) * 74),
+    ],
+)
+def test_weights_scales_and_biases_are_counted_by_hand(choice, size_bytes, block):
+    assert Size(block)(recipe_of(block, choice)) == size_bytes
+
+
+def test_removed_channels_take_no_bytes(block):
+    # conv1 keeps 16 of 32: 16*16*9 weights, and conv2 reads 16: the same number.
+    recipe = recipe_of(block, conv1=LayerRecipe(Sparsify(0.5)))
+    assert Size(block)(recipe) == 2 * (2304 + 2304 + 2304 + 160) + 2 * (74 - 16)
+
+
+def test_a_split_layer_takes_the_bytes_of_its_halves(block):
+    # conv1 at rank 8: 8*16*3 + 32*8*3 = 1152 weights; 8 + 32 scales where they are integers.
+    others = 2 * (2304 + 4608 + 160) + 2 * (74 - 32)
+    whole = recipe_of(block, conv1=LayerRecipe(None, Decompose(8)))
+    assert Size(block)(whole) == others + 2 * 1152 + 2 * 32
+    quantized = recipe_of(block, conv1=LayerRecipe(None, Decompose(8), INT8))
+    assert Size(block)(quantized) == others + 1152 + 4 * 40 + 2 * 32
+
+
+def test_a_depthwise_convolution_has_one_input_per_output():
+    network = nn.Sequential(nn.Conv2d(3, 16, 1), nn.Conv2d(16, 16, 3, groups=16), nn.Conv2d(16, 4, 1)).eval()
+    graph = trace(network, (torch.zeros(1, 3, 8, 8),))
+    assert Size(graph)(recipe_of(graph)) == 2 * (48 + 144 + 64) + 2 * 36
+    thinned = recipe_of(graph, **{"0": LayerRecipe(Sparsify(0.5)), "1": LayerRecipe(Sparsify(0.5))})
+    assert Size(graph)(thinned) == 2 * (24 + 72 + 32) + 2 * 20
+
+
+@pytest.mark.parametrize("quantized", [None, INT8, INT4])
+def test_modelled_bytes_are_those_of_the_exported_weights(quantized, tmp_path):
+    network = nn.Sequential(nn.Conv2d(64, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3)).eval()
+    inputs = torch.randn(1, 64, 6, 6)
+    graph = trace(network, (inputs,))
+    recipe = recipe_of(graph, LayerRecipe(quantize=quantized))
+    save_openvino(to_openvino(quantize(network, recipe, [(inputs,)]), (inputs,), 1), tmp_path / "network.xml")
+    stored = (tmp_path / "network.bin").stat().st_size
+    assert Size(graph)(recipe) == pytest.approx(stored, rel=0.03)

@@ -1,0 +1,88 @@
+import pytest
+from gulliver.search.launch import check, compose, expand
+from gulliver.tasks.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["tirals=3"], "unknown key tirals; known keys are task, target, space, sampler"),
+        (["+typo.key=3"], "unknown key typo; known keys are task, target"),
+        (["budget.max_dorp=0.1"], "unknown key budget.max_dorp; known keys are max_drop, max_latency_ms"),
+        (["+budget.max_dorp=0.1"], "unknown key budget.max_dorp; known keys are max_drop, max_latency_ms"),
+        (["task=imagenet"], "Could not find 'task/imagenet' Available options in 'task': digits_cnn fashion_resnet"),
+        (["target=tpu"], "Could not find 'target/tpu' Available options in 'target': cpu_openvino"),
+        (["sampler=annealing"], "Available options in 'sampler': nsga2 random tpe"),
+        (["trials=many"], "search.trials must be of type int, but is 'many'"),
+        (["budget.max_drop=-1"], "`budget.max_drop >= 0` must hold, but it is -1"),
+        (["budget.max_latency_ms=0"], "`budget.max_latency_ms > 0` must hold, but it is 0"),
+        (["target.batch=0"], "`target.batch >= 1` must hold, but it is 0"),
+        (["task.epochs=0"], "epochs"),
+        (["out=[1]"], "out must be a folder"),
+        (["trials=[1"], "trials"),
+    ],
+)
+def test_a_mistake_in_a_search_is_one_line_that_names_the_key_and_the_choices(overrides, message):
+    with pytest.raises(InputError) as caught:
+        check("search", overrides)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("command", ["apply", "show"])
+def test_a_recipe_must_be_given(command):
+    with pytest.raises(InputError, match="recipe must be given, as in recipe=FILE"):
+        check(command, [])
+
+
+def test_a_recipe_that_is_not_there_is_named():
+    with pytest.raises(InputError, match=r"recipe nowhere\.yaml cannot be read: No such file"):
+        check("show", ["recipe=nowhere.yaml"])
+
+
+def test_a_sweep_is_expanded_to_all_combinations():
+    jobs = list(expand(["task=a,b", "seed=1,2", "trials=4"], sweep=True))
+    assert jobs == [
+        ["task=a", "seed=1", "trials=4"],
+        ["task=a", "seed=2", "trials=4"],
+        ["task=b", "seed=1", "trials=4"],
+        ["task=b", "seed=2", "trials=4"],
+    ]
+
+
+@pytest.mark.parametrize(
+    "group", ["sampler=nsga2", "sampler=random", "sampler=tpe", "tracking=none", "task=digits_cnn"]
+)
+def test_every_option_builds(group):
+    check("search", [group])
+
+
+def test_the_run_directory_is_named_for_the_settings():
+    first, second = (check("search", [f"seed={seed}"]).out for seed in (1, 2))
+    assert first != second
+    assert check("search", ["seed=1", "trials=99"]).out == first
+
+
+def test_the_yaml_holds_the_defaults_of_the_constructors():
+    from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
+    from gulliver.search.samplers import Nsga2, Tpe
+    from gulliver.search.settings import Budget, FinalistSettings, SearchSettings, TrialSettings
+    from gulliver.spaces.space import SpaceOptions
+
+    job = check("search", [])
+    assert job.target == CpuOpenvino()
+    assert job.settings == SearchSettings(
+        sampler=Tpe(), budget=Budget(), space=SpaceOptions(), trial=TrialSettings(), finalists=FinalistSettings()
+    )
+    assert check("search", ["sampler=nsga2"]).settings.sampler == Nsga2()
+
+
+def test_overrides_reach_the_configuration():
+    assert compose("search", ["budget.max_drop=0.02"])["budget"]["max_drop"] == 0.02
+
+
+def test_a_task_of_ones_own_is_found_in_a_folder_of_ones_own(tmp_path):
+    (tmp_path / "task").mkdir()
+    (tmp_path / "task" / "mine.yaml").write_text("_target_: gulliver.tasks.digits_cnn.DigitsCNN\nseed: 3\n")
+    job = check("search", [f"hydra.searchpath=[file://{tmp_path}]", "task=mine"])
+    assert job.task.settings.seed == 3

@@ -1,0 +1,195 @@
+"""The main job on real parts: digits, Optuna in SQLite, MLflow in SQLite, OpenVINO on this CPU."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas
+import pytest
+from gulliver.spaces.recipe_file import read_recipe
+
+GULLIVER = Path(sys.executable).with_name("gulliver")
+QUICK = [
+    "task=digits_cnn",
+    "trials=12",
+    "finalists.count=2",
+    "finalists.finetune.epochs=1",
+    "trial.finetune.steps=4",
+    "target.calibration_networks=2",
+    "target.repetitions=10",
+]
+
+
+def gulliver(folder, cache, *arguments):
+    environment = os.environ | {"XDG_CACHE_HOME": str(cache)}
+    return subprocess.run(
+        [GULLIVER, *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory, cache):
+    folder = tmp_path_factory.mktemp("searched")
+    result = gulliver(folder, cache, "search", *QUICK, "out=run")
+    assert result.returncode == 0, result.stderr
+    return folder / "run", result.stdout
+
+
+def test_the_run_directory_holds_every_output(searched):
+    out, _ = searched
+    for name in (
+        "recipes/best.yaml",
+        "recipes/front-00.yaml",
+        "trials.parquet",
+        "front.csv",
+        "front.png",
+        "summary.json",
+    ):
+        assert (out / name).stat().st_size > 0, name
+    assert (out.parent / "mlflow.db").exists()
+
+
+def test_the_summary_has_what_was_measured_of_the_originals_and_the_best(searched):
+    out, _ = searched
+    summary = json.loads((out / "summary.json").read_text())
+    assert (summary["task"], summary["target"], summary["seed"], summary["trials"]) == (
+        "digits_cnn",
+        "cpu_openvino",
+        0,
+        12,
+    )
+    assert summary["hypervolume"] > 0
+    assert {"prepare", "calibrate", "search", "finalists", "measure"} <= set(summary["seconds"])
+    measured = {"accuracy_search", "accuracy_test", "latency_ms", "latency_p10_ms", "latency_p90_ms", "size_bytes"}
+    assert set(summary["baseline"]) == set(summary["bf16"]) == measured
+    assert set(summary["best"]) == measured | {"predicted_latency_ms", "recipe"}
+    for entry in (summary["baseline"], summary["bf16"], summary["best"]):
+        assert entry["latency_p10_ms"] <= entry["latency_ms"] <= entry["latency_p90_ms"]
+        assert 0.8 < entry["accuracy_test"] <= 1
+    assert Path(summary["best"]["recipe"]).name == "best.yaml"
+
+
+def test_every_trial_and_the_front_are_in_the_tables(searched):
+    out, _ = searched
+    trials = pandas.read_parquet(out / "trials.parquet")
+    assert list(trials["trial"]) == list(range(12))
+    members = pandas.read_csv(out / "front.csv")
+    assert members["latency_ms"].is_monotonic_increasing
+    assert members["accuracy_search"].is_monotonic_increasing
+    assert set(members["recipe_key"]) <= set(trials["recipe_key"])
+    assert len(list((out / "recipes").glob("front-*.yaml"))) == len(members)
+
+
+def test_the_recipe_says_what_it_was_found_for(searched):
+    out, _ = searched
+    found_for = read_recipe(out / "recipes" / "best.yaml").found_for
+    assert (found_for.task, found_for.target, found_for.seed) == ("digits_cnn", "cpu_openvino", 0)
+    assert set(found_for.versions) == {"gulliver", "torch", "openvino", "optuna"}
+    assert found_for.settings["conditions"] == "batch 32, 1 inference thread"
+    assert found_for.measured["latency_ms"] > 0
+
+
+def test_the_output_shows_the_front_the_best_recipe_and_the_dashboard(searched):
+    _, stdout = searched
+    for words in (
+        "OpenVINO fp32",
+        "OpenVINO bf16",
+        "(best)",
+        "recipes/best.yaml",
+        "mlflow ui --backend-store-uri",
+        "batch 32",
+    ):
+        assert words in stdout
+
+
+def test_the_recipe_applied_in_a_new_process_gives_the_same_accuracy(searched, cache, tmp_path):
+    out, _ = searched
+    arguments = [f"recipe={out / 'recipes' / 'best.yaml'}", "task=digits_cnn", "target.repetitions=10", "out=applied"]
+    result = gulliver(tmp_path, cache, "apply", *arguments)
+    assert result.returncode == 0, result.stderr
+    applied = json.loads((tmp_path / "applied" / "apply.json").read_text())
+    best = json.loads((out / "summary.json").read_text())["best"]
+    assert applied["recipe"]["accuracy_test"] == best["accuracy_test"]
+    assert applied["recipe"]["accuracy_search"] == best["accuracy_search"]
+    # The names in the IR's XML carry counters that differ by process.
+    assert applied["recipe"]["size_bytes"] == pytest.approx(best["size_bytes"], rel=0.01)
+
+
+def test_a_recipe_for_another_network_is_refused(searched, cache, tmp_path):
+    out, _ = searched
+    recipe = tmp_path / "other.yaml"
+    text = (out / "recipes" / "best.yaml").read_text()
+    recipe.write_text("\n".join("  network: abcdef" if it.startswith("  network:") else it for it in text.splitlines()))
+    result = gulliver(tmp_path, cache, "apply", f"recipe={recipe}", "task=digits_cnn")
+    assert result.returncode == 2
+    assert "the recipe must be for this network" in result.stderr
+
+
+def test_the_recipe_is_shown_layer_by_layer(searched, cache):
+    out, _ = searched
+    result = gulliver(out, cache, "show", "recipe=recipes/best.yaml")
+    assert result.returncode == 0
+    assert "stages.0.0.conv1" in result.stdout
+
+
+def test_the_same_command_on_a_finished_search_gives_the_same_result_without_scoring(searched, cache):
+    out, _ = searched
+    before = (out / "scores.jsonl").read_bytes()
+    front = (out / "front.csv").read_bytes()
+    result = gulliver(out.parent, cache, "search", *QUICK, "out=run")
+    assert result.returncode == 0, result.stderr
+    assert (out / "scores.jsonl").read_bytes() == before
+    assert (out / "front.csv").read_bytes() == front
+
+
+def test_another_search_in_the_same_folder_is_refused(searched, cache):
+    out, _ = searched
+    result = gulliver(out.parent, cache, "search", *QUICK, "out=run", "seed=5")
+    assert result.returncode == 2
+    assert "holds a search with seed=0, but seed=5 is asked for" in result.stderr
+
+
+def test_a_search_that_is_killed_resumes_and_scores_no_recipe_twice(searched, cache, tmp_path):
+    out, _ = searched
+    environment = os.environ | {"XDG_CACHE_HOME": str(cache)}
+    command = [GULLIVER, "search", *QUICK, "out=run"]
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as it:
+        scores = tmp_path / "run" / "scores.jsonl"
+        deadline = time.monotonic() + 120
+        while not (scores.exists() and scores.read_text().count("\n") >= 4):
+            assert it.poll() is None, "the search ended before it was killed"
+            assert time.monotonic() < deadline, "the search scored nothing in two minutes"
+            time.sleep(0.02)
+        it.send_signal(signal.SIGKILL)
+    before = scores.read_text().splitlines()[:4]
+    result = gulliver(tmp_path, cache, "search", *QUICK, "out=run")
+    assert result.returncode == 0, result.stderr
+    after = scores.read_text().splitlines()
+    assert after[:4] == before
+    keys = [json.loads(line)["key"] for line in after]
+    assert len(keys) == len(set(keys))
+    columns = ["trial", "recipe_key", "accuracy_search", "latency_ms"]
+    straight, resumed = (pandas.read_parquet(it / "trials.parquet")[columns] for it in (out, tmp_path / "run"))
+    pandas.testing.assert_frame_equal(straight, resumed)
+
+
+@pytest.mark.parametrize("launcher", [[], ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]])
+def test_a_sweep_runs_every_job(searched, cache, tmp_path, launcher):
+    quick = [it for it in QUICK if not it.startswith("trials")]
+    result = gulliver(
+        tmp_path, cache, "search", "-m", *quick, "trials=3", "seed=1,2", "finalists.finetune=null", *launcher
+    )
+    assert result.returncode == 0, result.stderr
+    summaries = sorted(tmp_path.glob("outputs/*/summary.json"))
+    assert sorted(json.loads(it.read_text())["seed"] for it in summaries) == [1, 2]

@@ -1,0 +1,80 @@
+import pytest
+from gulliver.search.journal import Scores
+from gulliver.search.study import Candidate
+from gulliver.search.tracking import Tracker, TrackingSettings
+from gulliver.spaces.recipe import LayerRecipe, Recipe
+
+mlflow = pytest.importorskip("mlflow")
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    """A run directory whose MLflow store is a real SQLite file, made once: its migrations take seconds."""
+    folder = tmp_path_factory.mktemp("tracking") / "run"
+    (folder / "recipes").mkdir(parents=True)
+    (folder / "recipes" / "best.yaml").write_text("a: 1\n")
+    (folder / "front.csv").write_text("trial\n0\n")
+    return folder
+
+
+def candidate(trial, accuracy=0.9):
+    return Candidate(trial, Recipe({"layer": LayerRecipe()}), Scores(accuracy, 2.0, 100.0), 0.0, "tpe")
+
+
+def runs(tracker):
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(tracker.uri)
+    experiment = client.get_experiment_by_name("gulliver")
+    found = client.search_runs([experiment.experiment_id])
+    parents = [run for run in found if "mlflow.parentRunId" not in run.data.tags]
+    return client, parents, [run for run in found if "mlflow.parentRunId" in run.data.tags]
+
+
+def test_a_search_is_one_parent_run_with_a_nested_run_a_trial(out):
+    tracker = Tracker(TrackingSettings(), out)
+    tracker.start("digits", {"seed": 3})
+    tracker.log_trial(candidate(0), {"hypervolume": 0.5})
+    tracker.log_trial(candidate(1, accuracy=float("nan")), {"hypervolume": 0.5})
+    tracker.finish({"best_latency_ms": 2.0}, out, ["recipes", "front.csv", "missing.png"])
+    client, parents, trials = runs(tracker)
+    assert [run.data.params for run in parents] == [{"seed": "3"}]
+    assert {run.info.status for run in parents} == {"FINISHED"}
+    assert parents[0].data.metrics == {"hypervolume": 0.5, "best_latency_ms": 2.0}
+    assert sorted((run.data.tags["gulliver.trial"], run.info.status) for run in trials) == [
+        ("0", "FINISHED"),
+        ("1", "FAILED"),
+    ]
+    assert next(run for run in trials if run.data.tags["gulliver.trial"] == "0").data.metrics["latency_ms"] == 2.0
+    assert {it.path for it in client.list_artifacts(parents[0].info.run_id)} == {"recipes", "front.csv"}
+
+
+def test_a_resumed_search_goes_on_with_its_parent_run_and_logs_no_trial_twice(out):
+    tracker = Tracker(TrackingSettings(), out)
+    tracker.start("digits", {"seed": 3})
+    tracker.log_trial(candidate(0), {})
+    tracker.log_trial(candidate(2), {})
+    _, parents, trials = runs(tracker)
+    assert len(parents) == 1
+    assert sorted(run.data.tags["gulliver.trial"] for run in trials) == ["0", "1", "2"]
+
+
+def test_the_store_is_beside_the_run_directory_by_default(out):
+    assert Tracker(TrackingSettings(), out).uri == f"sqlite:///{out.parent / 'mlflow.db'}"
+
+
+def test_a_failing_store_is_said_once_and_stops_nothing(tmp_path, capsys):
+    (tmp_path / "file").write_text("a folder cannot be made here")
+    tracker = Tracker(TrackingSettings(uri=f"sqlite:///{tmp_path}/file/mlflow.db"), tmp_path / "run")
+    tracker.start("digits", {})
+    tracker.log_trial(candidate(0), {})
+    tracker.finish({}, tmp_path, [])
+    said = [line for line in capsys.readouterr().err.splitlines() if "goes on without it" in line]
+    assert len(said) == 1
+
+
+def test_tracking_can_be_turned_off(tmp_path):
+    tracker = Tracker(TrackingSettings(enabled=False), tmp_path / "run")
+    tracker.start("digits", {})
+    tracker.log_trial(candidate(0), {})
+    assert not (tmp_path / "mlflow.db").exists()

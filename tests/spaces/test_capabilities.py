@@ -1,0 +1,44 @@
+import pytest
+from gulliver.spaces.capabilities import Capabilities
+from gulliver.spaces.recipe import LayerRecipe, Quantize, Recipe
+from gulliver.tasks.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("channels", "multiples"),
+    [
+        (6, (6,)),
+        (8, (8,)),
+        (16, (16, 8)),
+        (20, (20, 16, 8)),
+        (32, (32, 24, 16, 8)),
+        (64, (64, 48, 32, 24, 16, 8)),
+        (72, (72, 64, 48, 32, 24, 16, 8)),
+    ],
+)
+def test_liked_counts_are_multiples_of_16_and_of_8_up_to_32(channels, multiples, cpu):
+    assert cpu.multiples(channels) == multiples
+
+
+def test_int8_runs_and_int4_does_not(cpu):
+    assert cpu.runs("conv2d", Quantize(8, 8))
+    assert not cpu.runs("conv2d", Quantize(4, 8))
+    assert not cpu.runs("embedding", Quantize(8, 8))
+
+
+def test_a_precision_that_the_target_has_not_is_refused_with_what_it_has(cpu):
+    recipe = Recipe({"a": LayerRecipe(quantize=Quantize()), "b": LayerRecipe(quantize=Quantize(4, 8))})
+    with pytest.raises(InputError) as caught:
+        cpu.check(recipe, {"a": "conv2d", "b": "linear"}, "cpu_openvino")
+    assert str(caught.value) == (
+        "cpu_openvino has no linear of 4-bit weights with 8-bit activations (it runs bfloat16, 8/8 bits), "
+        "but b asks for it"
+    )
+
+
+def test_a_kind_without_integers_says_that_it_runs_in_floating_point_only():
+    target = Capabilities("float16", {"conv2d": ((8, 8), (4, 8))}, 16, 16, 0)
+    choice = LayerRecipe(quantize=Quantize())
+    assert target.refusal("linear", choice, "chip").endswith("(it runs float16)")
+    assert target.refusal("conv2d", choice, "chip").endswith("(it runs float16, 8/8 bits, 4/8 bits)")
+    target.check(Recipe({"a": LayerRecipe()}), {"a": "linear"}, "chip")

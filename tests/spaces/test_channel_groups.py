@@ -1,0 +1,106 @@
+import pytest
+import torch
+from gulliver.spaces.trace import trace
+from torch import nn
+
+
+def groups_of(graph):
+    return {group.name: group for group in graph.channel_groups}
+
+
+def sides(group):
+    return {(coupling.module, coupling.side) for coupling in group.couplings}
+
+
+def same(channels):
+    return tuple((channel,) for channel in range(channels))
+
+
+def test_channels_tied_by_a_residual_addition_are_one_group(residual):
+    groups = groups_of(residual)
+    assert list(groups) == ["stem", "conv1", "linear"]
+    stem = groups["stem"]
+    assert (stem.channels, stem.layers, stem.not_prunable) == (32, ("stem", "conv2"), None)
+    assert sides(stem) == {
+        ("stem", "out"),
+        ("conv1", "in"),
+        ("conv2", "out"),
+        ("norm2", "out"),
+        ("linear", "in"),
+    }
+    assert sides(groups["conv1"]) == {("conv1", "out"), ("norm1", "out"), ("conv2", "in")}
+    assert all(coupling.indices == same(32) for coupling in stem.couplings)
+    assert residual.group_of("conv2") is stem
+    assert residual.group_of("nothing") is None
+
+
+def test_a_flattened_map_ties_a_channel_to_all_its_pixels(plain):
+    group = groups_of(plain)["conv2"]
+    linear = next(coupling for coupling in group.couplings if coupling.module == "linear")
+    assert linear.side == "in"
+    assert linear.indices == tuple(tuple(range(16 * channel, 16 * channel + 16)) for channel in range(64))
+
+
+def test_concatenated_channels_stay_apart_and_are_shifted(mixed):
+    groups = groups_of(mixed)
+    assert groups["left"].layers == ("left",)
+    assert groups["right"].layers == ("right",)
+    for name, first in (("left", 0), ("right", 16)):
+        group = groups[name]
+        join = next(coupling for coupling in group.couplings if coupling.module == "join")
+        assert join.side == "in"
+        assert join.indices == tuple((first + channel,) for channel in range(group.channels))
+
+
+def test_a_depthwise_convolution_goes_with_the_layer_before_it(mixed):
+    group = groups_of(mixed)["join"]
+    assert (group.layers, group.channels) == (("join", "depthwise"), 32)
+
+
+def test_groups_that_cannot_lose_channels_say_why(mixed):
+    reasons = {group.name: group.not_prunable for group in mixed.channel_groups}
+    assert reasons == {
+        "left": None,
+        "right": None,
+        "join": "grouped is a grouped convolution",
+        "grouped": "grouped is a grouped convolution",
+        "head": "its channels are the network's outputs",
+    }
+
+
+def test_channels_that_reach_the_output_through_an_addition_are_kept():
+    class Tail(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second, self.third = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
+
+        def forward(self, images):
+            first = self.first(images)
+            return torch.relu(first + self.third(torch.relu(self.second(first))))
+
+    groups = groups_of(trace(Tail().eval(), (torch.zeros(1, 3, 4, 4),)))
+    assert groups["first"].layers == ("first", "third")
+    assert groups["first"].not_prunable == "its channels are the network's outputs"
+    assert groups["second"].not_prunable is None
+
+
+def test_channels_tied_to_a_bare_parameter_are_kept():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1)
+            self.scale = nn.Parameter(torch.ones(1, 8, 1, 1))
+
+        def forward(self, images):
+            return self.head(self.conv(images) * self.scale)
+
+    graph = trace(Scaled().eval(), (torch.zeros(1, 3, 4, 4),))
+    assert groups_of(graph)["conv"].not_prunable == "its channels are tied to a bare parameter"
+
+
+@pytest.mark.parametrize("fixture", ["plain", "residual", "mixed"])
+def test_every_layer_is_in_exactly_one_group_named_by_its_first_layer(fixture, request):
+    graph = request.getfixturevalue(fixture)
+    members = [name for group in graph.channel_groups for name in group.layers]
+    assert sorted(members) == sorted(graph.layers)
+    assert all(group.name == group.layers[0] for group in graph.channel_groups)
