@@ -9,7 +9,7 @@ from gulliver.compressors.finetune import Recovery
 from gulliver.spaces.recipe import Recipe
 from gulliver.tasks.errors import InputError
 from gulliver.tasks.protocol import MetricTask, ScoredTask, Split, Task
-from torch import nn
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,22 @@ class Accuracy:
         """Return the score of the recipe's network; NaN where its scores are not numbers."""
         model = compress(self.original, recipe, recovery=self.recovery)
         return score(self.original.task, model, "search", self.samples)
+
+
+def sample_scores(task: Task, model: nn.Module, split: Split) -> Tensor | None:
+    """Return shape (samples,): the model's score of every sample of the split; None where the metric is no mean."""
+    if isinstance(task, MetricTask):
+        return None
+    assert isinstance(task, ScoredTask)
+    with torch.inference_mode():
+        return task.scores(model, split, 0, task.size(split)).double()
+
+
+def paired_standard_error(scores: Tensor | None, others: Tensor | None) -> float:
+    """Return the standard error of the mean difference of two networks' scores of the same samples, 0 if unknown."""
+    if scores is None or others is None or len(scores) < 2:
+        return 0.0
+    return float((scores - others).std() / len(scores) ** 0.5)
 
 
 def score(task: Task, model: nn.Module, split: Split, samples: int | None = None) -> float:

@@ -4,8 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gulliver.evaluators.accuracy import score
-from gulliver.tasks.protocol import Split, Task
 from torch import Tensor, nn
 
 
@@ -36,8 +34,3 @@ class OpenvinoModule(nn.Module):
         whole = [torch.cat([it, it[-1:].expand(missing, *it.shape[1:])]) if missing else it for it in inputs]
         outputs = self._compiled([it.contiguous().numpy() for it in whole])
         return torch.from_numpy(outputs[0].copy())
-
-
-def score_exported(task: Task, path: Path, float_type: str, split: Split) -> float:
-    """Return the score of the exported network on the split, its float layers in `float_type`."""
-    return score(task, OpenvinoModule(path, float_type), split)

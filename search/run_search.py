@@ -16,8 +16,8 @@ from gulliver.search.finalists import (
     Measured,
     best_finalist,
     choose_finalists,
+    promises,
     with_finetuning,
-    within_budget,
 )
 from gulliver.search.hypervolume import hypervolume
 from gulliver.search.journal import Journal
@@ -84,7 +84,7 @@ class _Search:
             self._run_study(study, scoring)
         members = front(study.candidates(), self.settings.objectives)
         with self.directory.phase("finalists"):
-            exported = self._make_finalists(bench, members, baselines["baseline"].accuracy_search)
+            exported = self._make_finalists(bench, members, baselines["baseline"])
         with self.directory.phase("measure"):
             measured = bench.measure(baselines | exported)
         result = self._result(study, scoring, members, exported, measured)
@@ -148,9 +148,7 @@ class _Search:
         points = [(it.scores.latency_ms / slowest_ms, it.scores.accuracy_search) for it in members]
         return hypervolume(points, (1.0, baseline_accuracy / 2))
 
-    def _make_finalists(
-        self, bench: Bench, members: Sequence[Candidate], baseline_accuracy: float
-    ) -> dict[str, Exported]:
+    def _make_finalists(self, bench: Bench, members: Sequence[Candidate], baseline: Exported) -> dict[str, Exported]:
         self.say(f"making up to {self.settings.finalists.count} finalists of a front of {len(members)} recipes")
         exported: dict[str, Exported] = {}
 
@@ -158,11 +156,11 @@ class _Search:
             recipe = with_finetuning(candidate.recipe, self.settings.finalists)
             made = bench.export(recipe.key, recipe, self.target.float_type)
             exported[recipe.key] = made
-            good = within_budget(made, baseline_accuracy, made.accuracy_search, self.settings.budget)
+            good = promises(made, baseline, self.settings.budget)
             self.say(
                 f"  recipe {recipe.key[:8]}: predicted {candidate.scores.latency_ms:.2f} ms, search accuracy "
                 f"{candidate.scores.accuracy_search:.4f} before and {made.accuracy_search:.4f} after fine-tuning, "
-                f"{'within' if good else 'outside'} the budget"
+                f"{'promising' if good else 'too much lost'}"
             )
             return good
 

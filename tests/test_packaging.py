@@ -1,3 +1,4 @@
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -13,7 +14,12 @@ ROOMS = ("search", "spaces", "compressors", "evaluators", "fused_mlp", "tasks", 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, ROOT]
+    # From a copy, because a build leaves its own copies of files behind, and the next one finds them.
+    unwanted = shutil.ignore_patterns(
+        ".venv", ".git", "build", "dist", "outputs", "*.egg-info", "__pycache__", ".*_cache"
+    )
+    source = shutil.copytree(ROOT, folder / "source", symlinks=True, ignore=unwanted)
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, source]
     subprocess.run(command, check=True, capture_output=True)
     return {name for path in folder.glob("*.whl") for name in zipfile.ZipFile(path).namelist()}
 

@@ -128,9 +128,10 @@ def calibrate_space(target: CpuOpenvino, original: Original, space: Space) -> Cp
     """Return the latency model of all recipes of a space, their kernels measured where the table lacks them."""
     random = Random(_SEED)  # noqa: S311 - draws of recipes, no secrets
     recipes = [*_uniform_recipes(space), *(_random_recipe(space, random) for _ in range(target.calibration_networks))]
-    model = calibrate(target, original, recipes)
-    model.table.require(_kernels(target, original, (_random_recipe(space, random) for _ in range(_KERNEL_DRAWS))))
-    return model
+    draws = [_random_recipe(space, random) for _ in range(_KERNEL_DRAWS)]
+    # All at once, so that a drift of the machine's speed meets all kernels alike.
+    kernel_table(target).require(_kernels(target, original, [*recipes, *draws]))
+    return calibrate(target, original, recipes)
 
 
 def _uniform_recipes(space: Space) -> list[Recipe]:

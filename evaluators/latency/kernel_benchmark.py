@@ -11,30 +11,51 @@ _KERNELS_PER_MODEL = 24
 _NODE_TYPES = ("Convolution", "GroupConvolution", "FullyConnected", "MatMul")
 _SEED = 0
 _QUANTILE = 0.25
+# Neither small nor large, and in every model: by its time the others are compared.
+REFERENCE = ComputeKernel("conv2d", 16, 64, 64, (14, 14), (3, 3), (1, 1), (1, 1), (1, 1), 1, "int8", "int8")
 
 
 def time_kernels(kernels: Sequence[ComputeKernel], threads: int, repetitions: int) -> dict[ComputeKernel, float]:
-    """Return the lower quartile of each kernel's node seconds over the repetitions, many kernels to a model.
+    """Return the lower quartile of each kernel's node seconds over the repetitions, and that of `REFERENCE`.
 
-    Node times are wall times: another process can only lengthen them, so the median of a busy minute is too high.
+    Many kernels share a model, the models take turns, and each holds the reference kernel, by which its times are
+    set right: a shared machine's speed drifts by more than the kernels differ. Node times are wall times, which
+    another process can only lengthen; hence the lower quartile.
     """
-    seconds: dict[ComputeKernel, float] = {}
-    for start in range(0, len(kernels), _KERNELS_PER_MODEL):
-        seconds |= _time_model(kernels[start : start + _KERNELS_PER_MODEL], threads, repetitions)
-    return seconds
-
-
-def _time_model(kernels: Sequence[ComputeKernel], threads: int, repetitions: int) -> dict[ComputeKernel, float]:
-    compiled = _compile(kernels, threads)
-    owners = _owners(compiled, len(kernels))
-    request = compiled.create_infer_request()
-    samples: dict[int, list[float]] = defaultdict(list)
+    others = [kernel for kernel in kernels if kernel != REFERENCE]
+    chunks = [
+        [REFERENCE, *others[start : start + _KERNELS_PER_MODEL]] for start in range(0, len(others), _KERNELS_PER_MODEL)
+    ]
+    models = [_TimedModel(chunk, threads) for chunk in chunks or [[REFERENCE]]]
     for _ in range(repetitions):
-        request.infer()
-        for node in request.profiling_info:
-            if node.node_name in owners:
-                samples[owners[node.node_name]].append(node.real_time.total_seconds())
-    return {kernel: float(np.quantile(samples[index], _QUANTILE)) for index, kernel in enumerate(kernels)}
+        for model in models:
+            model.infer()
+    times = [model.seconds() for model in models]
+    reference = float(np.median([some[REFERENCE] for some in times]))
+    return {kernel: it * reference / some[REFERENCE] for some in times for kernel, it in some.items()}
+
+
+class _TimedModel:
+    """Some kernels side by side in one compiled model, with the node times of its inferences so far."""
+
+    def __init__(self, kernels: Sequence[ComputeKernel], threads: int) -> None:
+        self._kernels = kernels
+        compiled = _compile(kernels, threads)
+        self._owners = _owners(compiled, len(kernels))
+        self._request = compiled.create_infer_request()
+        self._samples: dict[int, list[float]] = defaultdict(list)
+
+    def infer(self) -> None:
+        """Run all kernels once."""
+        self._request.infer()
+        for node in self._request.profiling_info:
+            if node.node_name in self._owners:
+                self._samples[self._owners[node.node_name]].append(node.real_time.total_seconds())
+
+    def seconds(self) -> dict[ComputeKernel, float]:
+        """Return the lower quartile of each kernel's seconds."""
+        quartiles = {index: float(np.quantile(samples, _QUANTILE)) for index, samples in self._samples.items()}
+        return {kernel: quartiles[index] for index, kernel in enumerate(self._kernels)}
 
 
 def _compile(kernels: Sequence[ComputeKernel], threads: int) -> Any:

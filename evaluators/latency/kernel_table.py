@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gulliver.evaluators.latency.kernel import ComputeKernel
+from gulliver.evaluators.latency.kernel_benchmark import REFERENCE
 from gulliver.tasks.cache import write_atomically
 
 TimeKernels = Callable[[Sequence[ComputeKernel]], dict[ComputeKernel, float]]
@@ -37,8 +38,15 @@ class KernelTable:
         """Measure and store what is missing of these kernels."""
         missing = self.missing(kernels)
         if missing:
-            self._seconds |= self.time_kernels(missing)
+            timed = self.time_kernels(missing)
+            self._seconds |= {kernel: it * self._drift(timed) for kernel, it in timed.items()}
             _write(self.path, self._seconds)
+
+    def _drift(self, timed: dict[ComputeKernel, float]) -> float:
+        """Return by how much the machine is faster now than when the table was begun."""
+        return (
+            self._seconds[REFERENCE] / timed[REFERENCE] if {REFERENCE} <= self._seconds.keys() & timed.keys() else 1.0
+        )
 
     def seconds(self, kernel: ComputeKernel) -> float:
         """Return the kernel's time, measuring it if it is new."""

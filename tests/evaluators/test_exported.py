@@ -3,7 +3,7 @@ import torch
 from gulliver.compressors.compress import compress
 from gulliver.compressors.export import save_openvino, to_openvino
 from gulliver.evaluators.accuracy import score
-from gulliver.evaluators.exported import OpenvinoModule, score_exported
+from gulliver.evaluators.exported import OpenvinoModule
 from gulliver.spaces.recipe import LayerRecipe, Quantize, Recipe
 
 
@@ -21,7 +21,9 @@ def network(request, digits_original, tmp_path_factory):
 @pytest.mark.parametrize("float_type", ["float32", "bfloat16"])
 def test_the_exported_network_scores_what_the_simulated_one_does(float_type, split, network, digits):
     model, path = network
-    assert score_exported(digits, path, float_type, split) == pytest.approx(score(digits, model, split), abs=0.01)
+    assert score(digits, OpenvinoModule(path, float_type), split) == pytest.approx(
+        score(digits, model, split), abs=0.01
+    )
 
 
 @pytest.mark.parametrize("batch", [1, 7, 32])

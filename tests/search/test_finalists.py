@@ -1,9 +1,11 @@
 import pytest
 from gulliver.search.finalists import (
+    Exported,
     Finalist,
     Measured,
     best_finalist,
     choose_finalists,
+    promises,
     with_finetuning,
     within_budget,
 )
@@ -67,7 +69,19 @@ def test_without_one_within_the_budget_the_closest_is_handed_over():
 
 @pytest.mark.parametrize("budget", [Budget(max_latency_ms=1.5), Budget(max_size_bytes=999)])
 def test_latency_and_size_are_part_of_the_budget(budget):
-    assert not within_budget(measured(0.91, 2.0), 0.91, 0.91, budget)
+    assert not within_budget(measured(0.91, 2.0), measured(0.91, 9.0), budget)
+    assert within_budget(measured(0.91, 1.5, 999), measured(0.91, 9.0), budget)
+
+
+def exported(accuracy_search, standard_error=0.0, size_bytes=1000):
+    return Exported("model.xml", accuracy_search, 0.0, size_bytes, "bfloat16", standard_error)
+
+
+def test_a_finalist_promises_to_keep_the_budget_only_with_a_standard_error_to_spare():
+    original, budget = exported(0.92), Budget(max_drop=0.01)
+    assert promises(exported(0.913, standard_error=0.0029), original, budget)
+    assert not promises(exported(0.913, standard_error=0.0031), original, budget)
+    assert not promises(exported(0.92), original, Budget(max_size_bytes=999))
 
 
 def test_the_prediction_error_is_negative_where_the_prediction_was_too_low():

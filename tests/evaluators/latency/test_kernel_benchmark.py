@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 from gulliver.evaluators.latency.kernel import ComputeKernel
-from gulliver.evaluators.latency.kernel_benchmark import time_kernels
+from gulliver.evaluators.latency.kernel_benchmark import REFERENCE, time_kernels
 
 CONVOLUTION = ComputeKernel("conv2d", 4, 32, 64, (16, 16), (3, 3), (1, 1), (1, 1), (1, 1), 1, "int8", "int8")
 DEPTHWISE = replace(CONVOLUTION, out_channels=32, groups=32, stride=(2, 2))
@@ -22,13 +22,13 @@ def test_every_kind_of_kernel_takes_some_time(float_type):
     mixed = [replace(CONVOLUTION, output_precision=float_type), replace(HALF, precision=float_type)]
     kernels = [*integers, *(in_floats(it, float_type) for it in kinds), *mixed]
     seconds = time_kernels(kernels, threads=1, repetitions=5)
-    assert set(seconds) == set(kernels)
+    assert set(seconds) == {REFERENCE, *kernels}
     assert all(0 < value < 1 for value in seconds.values())
 
 
 def test_more_kernels_than_fit_in_one_model_are_all_timed():
     kernels = [replace(LINEAR, in_channels=16, out_channels=count) for count in range(1, 31)]
-    assert list(time_kernels(kernels, threads=1, repetitions=3)) == kernels
+    assert list(time_kernels(kernels, threads=1, repetitions=3)) == [REFERENCE, *kernels]
 
 
 def test_more_work_takes_more_time():

@@ -1,7 +1,9 @@
 import csv
+from dataclasses import replace
 
 import pytest
 from gulliver.evaluators.latency.kernel import ComputeKernel
+from gulliver.evaluators.latency.kernel_benchmark import REFERENCE
 from gulliver.evaluators.latency.kernel_table import KernelTable
 
 
@@ -86,3 +88,18 @@ def test_a_measurement_that_fails_leaves_the_file_as_it_was(table, tmp_path):
         broken.require([kernel(1), kernel(2)])
     assert table.path.read_bytes() == before
     assert list(table.path.parent.iterdir()) == [table.path]
+
+
+def test_kernels_measured_later_are_set_right_by_the_reference_kernel(tmp_path):
+    other = replace(REFERENCE, out_channels=128)
+    speeds = iter([1.0, 2.0])
+
+    def time_kernels(kernels):
+        speed = next(speeds)
+        return dict.fromkeys((REFERENCE, *kernels), 0.001 * speed)
+
+    table = KernelTable(tmp_path / "times.csv", time_kernels)
+    table.require([replace(REFERENCE, out_channels=32)])
+    table.require([other])
+    assert table.seconds(other) == pytest.approx(1e-3)
+    assert table.seconds(REFERENCE) == pytest.approx(1e-3)
