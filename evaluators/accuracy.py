@@ -28,6 +28,12 @@ class Accuracy:
         return score(self.original.task, model, "search", self.samples)
 
 
+def check_task(task: Task) -> None:
+    """Raise InputError where the task can be scored in neither way."""
+    if not isinstance(task, ScoredTask | MetricTask):
+        raise InputError(f"the task {task.name} must have `size` and `scores`, or `metric`, to be scored by")
+
+
 def sample_scores(task: Task, model: nn.Module, split: Split) -> Tensor | None:
     """Return shape (samples,): the model's score of every sample of the split; None where the metric is no mean."""
     if isinstance(task, MetricTask):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gulliver.compressors.compress import Original, read_original
+from gulliver.evaluators.accuracy import check_task
 from gulliver.evaluators.latency.calibration import calibrate_space
 from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
 from gulliver.search.finalists import (
@@ -38,7 +39,7 @@ from gulliver.search.study import Candidate, Study, front, open_study
 from gulliver.search.tracking import Tracker, TrackingSettings
 from gulliver.spaces.recipe import FoundFor, Recipe
 from gulliver.spaces.space import Space, untouched
-from gulliver.tasks.protocol import Task
+from gulliver.tasks.protocol import Task, TrainingTask
 from tqdm import tqdm
 
 Say = Callable[[str], None]
@@ -52,6 +53,8 @@ def run_search(
 
     Raises InputError where the settings are impossible, or `out` holds another search.
     """
+    check_task(task)
+    settings = _for_task(settings, task, say)
     directory = RunDirectory(out)
     with directory.locked():
         with directory.phase("prepare"):
@@ -59,6 +62,14 @@ def run_search(
             space = Space(original.graph, target.capabilities, settings.space)
         directory.claim(settings_record(task.name, original.network, target, settings))
         return _Search(original, target, settings, space, directory, Tracker(tracking, out), say).run()
+
+
+def _for_task(settings: SearchSettings, task: Task, say: Say) -> SearchSettings:
+    """Return the settings without the fine-tuning of finalists where the task has nothing to train on."""
+    if settings.finalists.finetune is None or isinstance(task, TrainingTask):
+        return settings
+    say(f"{task.name} has no `training(epoch)`: finalists are not fine-tuned")
+    return replace(settings, finalists=replace(settings.finalists, finetune=None))
 
 
 @dataclass(frozen=True)
