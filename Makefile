@@ -29,7 +29,7 @@ data:
 
 demo: $(VENV)/.installed data
 	$(BIN)/gulliver search \
-	  task=fashion_resnet task.training_samples=22000 trials=22 trial.samples=2000 finalists.count=3 \
+	  task=fashion_resnet trials=22 trial.samples=2000 finalists.count=3 finalists.finetune.batches_per_epoch=172 \
 	  again=true out=$(OUT)
 
 test: $(VENV)/.installed-dev data

@@ -42,8 +42,8 @@ def finetune(student: nn.Module, task: Task, settings: Finetune, progress: str =
     """
     if not isinstance(task, TrainingTask):
         raise InputError(f"the task {task.name} must have `training(epoch)` for its networks to be fine-tuned")
-    steps = settings.epochs * sum(1 for _ in task.training(0))
-    pairs = _training_pairs(task, settings.epochs)
+    steps = settings.epochs * sum(1 for _ in itertools.islice(task.training(0), settings.batches_per_epoch))
+    pairs = _training_pairs(task, settings)
     shown = tqdm(pairs, progress, steps, leave=False, unit="step", mininterval=0.5)
     return _distil(student, shown, steps, settings.learning_rate, settings.temperature)
 
@@ -76,9 +76,9 @@ def _distil(
     return student.eval()
 
 
-def _training_pairs(task: TrainingTask, epochs: int) -> Iterator[tuple[Inputs, Tensor]]:
-    for epoch in range(epochs):
-        for inputs in task.training(epoch):
+def _training_pairs(task: TrainingTask, settings: Finetune) -> Iterator[tuple[Inputs, Tensor]]:
+    for epoch in range(settings.epochs):
+        for inputs in itertools.islice(task.training(epoch), settings.batches_per_epoch):
             with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
                 outputs = task.model(*inputs)
             yield inputs, outputs

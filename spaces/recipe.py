@@ -54,11 +54,15 @@ class LayerRecipe:
 
 @dataclass(frozen=True)
 class Finetune:
-    """Learn from the original network for some epochs after the layers are thinned, before they are quantized."""
+    """Learn from the original network for some epochs after the layers are thinned, before they are quantized.
+
+    `batches_per_epoch` ends an epoch early; None takes all of the task's batches.
+    """
 
     epochs: int
     learning_rate: float = 0.15
     temperature: float = 4.0
+    batches_per_epoch: int | None = None
 
 
 @dataclass(frozen=True)
@@ -156,6 +160,9 @@ def check_finetune(finetune: Finetune | None) -> None:
         return
     if not _is_whole(finetune.epochs, range(1, 10_001)):
         raise InputError(f"`1 <= epochs <= 10000` must hold, whole, but finetune has epochs={finetune.epochs!r}")
+    batches = finetune.batches_per_epoch
+    if batches is not None and not _is_whole(batches, range(1, 1 << 31)):
+        raise InputError(f"`batches_per_epoch >= 1` must hold, whole, but finetune has batches_per_epoch={batches!r}")
     for key in ("learning_rate", "temperature"):
         value = getattr(finetune, key)
         if not _is_number(value) or not 0 < value < float("inf"):

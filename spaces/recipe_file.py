@@ -40,7 +40,7 @@ def to_document(recipe: Recipe) -> dict[str, Any]:
     layers = {name: _plain(asdict(layer)) for name, layer in recipe.layers.items()}
     document = {_VERSION_KEY: VERSION, "found_for": _plain(asdict(recipe.found_for))}
     if recipe.finetune is not None:
-        document["finetune"] = asdict(recipe.finetune)
+        document["finetune"] = _plain(asdict(recipe.finetune))
     return document | {"layers": layers}
 
 
