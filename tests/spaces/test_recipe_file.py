@@ -207,7 +207,7 @@ SLOTS = "sparsify, decompose, quantize, fallback"
             "`fallback` must be a reason in words, but conv1 has fallback=['a']",
         ),
         ("gulliver_recipe: 1\nlayers: {a: {}}\nfinetune: {}", "finetune must have the keys epochs, learning_rate, "),
-        ("gulliver_recipe: 1\nlayers: {a: {}}\nfinetune: 0", "finetune must map epochs, learning_rate, temperature "),
+        ("gulliver_recipe: 1\nlayers: {a: {}}\nfinetune: 0", "finetune must map epochs, learning_rate, temperature, "),
         (
             "gulliver_recipe: 1\nlayers: {a: {}}\nfinetune: {epochs: many}",
             "`1 <= epochs <= 10000` must hold, whole, but finetune has epochs='many'",
