@@ -25,7 +25,7 @@ from gulliver.spaces.space import Space
 from gulliver.tasks.cache import cache_dir, write_atomically
 from scipy.optimize import nnls
 
-_REPETITIONS = 15
+_REPETITIONS = 40
 _KERNEL_DRAWS = 300
 _SEED = 0
 

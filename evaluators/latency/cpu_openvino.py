@@ -24,7 +24,7 @@ class CpuOpenvino:
     small_channels: int = 32
     kernel_repetitions: int = 15
     calibration_networks: int = 10
-    repetitions: int = 50
+    repetitions: int = 100
 
     def __post_init__(self) -> None:
         multiples = ("channel_multiple", "small_channel_multiple")
