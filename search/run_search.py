@@ -37,7 +37,7 @@ from gulliver.search.scoring import Scoring
 from gulliver.search.settings import SearchSettings
 from gulliver.search.study import Candidate, Study, front, open_study
 from gulliver.search.tracking import Tracker, TrackingSettings
-from gulliver.spaces.recipe import FoundFor, Recipe
+from gulliver.spaces.recipe import FoundFor, LayerRecipe, Recipe
 from gulliver.spaces.space import Space, untouched
 from gulliver.tasks.protocol import Task, TrainingTask
 from tqdm import tqdm
@@ -83,6 +83,7 @@ class _Search:
     say: Say
 
     def run(self) -> Result:
+        """Return the result after every phase has run or was found done in the run directory."""
         self._announce()
         bench = Bench(self.original, self.target, self.directory.path / "finalists")
         with self.directory.phase("baseline"):
@@ -270,8 +271,6 @@ class _Search:
 
 def binding_layers(recipe: Recipe, scoring: Scoring, count: int = 3) -> tuple[str, ...]:
     """Return the layers whose compression costs the most accuracy: left alone, each wins back the most."""
-    from gulliver.spaces.recipe import LayerRecipe
-
     gains: dict[str, float] = {}
     bare = replace(recipe, finetune=None)
     before = scoring.score(bare).accuracy_search
