@@ -1,0 +1,23 @@
+"""The problem that is solved exactly: which rung each variable takes, at the least predicted loss within a latency."""
+
+from dataclasses import dataclass
+
+from gulliver.evaluators.factors import Costs, Factor, Rungs, total
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Variables with their numbers of rungs, and what their rungs cost: tables of loss and of milliseconds."""
+
+    names: tuple[str, ...]
+    sizes: tuple[int, ...]
+    loss: tuple[Factor, ...]
+    latency_ms: tuple[Factor, ...]
+
+    def loss_of(self, rungs: Rungs) -> Costs:
+        """Return shape (recipes,): the predicted loss of rungs of shape (recipes, variables)."""
+        return total(self.loss, rungs)
+
+    def latency_ms_of(self, rungs: Rungs) -> Costs:
+        """Return shape (recipes,): the modelled milliseconds of rungs of shape (recipes, variables)."""
+        return total(self.latency_ms, rungs)
