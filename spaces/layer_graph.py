@@ -1,7 +1,9 @@
 """What is known of a network without running it again: layers, operations, and channels that are tied."""
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 
 CHANNEL_DIMENSION = 1
@@ -78,6 +80,33 @@ class LayerGraph:
     operations: tuple[Operation, ...]
     channel_groups: tuple[ChannelGroup, ...]
 
+    @cached_property
+    def couplings(self) -> Mapping[str, tuple[tuple[ChannelGroup, Coupling], ...]]:
+        """Return by module what makes it shrink: each group that it is a part of, and how."""
+        found: dict[str, list[tuple[ChannelGroup, Coupling]]] = defaultdict(list)
+        for group in self.channel_groups:
+            for coupling in group.couplings:
+                found[coupling.module].append((group, coupling))
+        return {module: tuple(it) for module, it in found.items()}
+
+    @cached_property
+    def users(self) -> Mapping[str, tuple[Operation, ...]]:
+        """Return by operation who reads its result, in order of execution, once for each time it is read."""
+        readers: dict[str, list[Operation]] = {operation.name: [] for operation in self.operations}
+        for operation in self.operations:
+            for source in operation.inputs:
+                readers[source].append(operation)
+        return {name: tuple(it) for name, it in readers.items()}
+
+    @cached_property
+    def by_name(self) -> Mapping[str, Operation]:
+        """Return the operations by name."""
+        return {operation.name: operation for operation in self.operations}
+
     def group_of(self, layer: str) -> ChannelGroup | None:
         """Return the group that the layer's output channels belong to."""
-        return next((group for group in self.channel_groups if layer in group.layers), None)
+        return self._groups.get(layer)
+
+    @cached_property
+    def _groups(self) -> Mapping[str, ChannelGroup]:
+        return {layer: group for group in reversed(self.channel_groups) for layer in group.layers}

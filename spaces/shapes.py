@@ -1,5 +1,6 @@
 """Channel counts after a recipe: what sparsity keeps, and what a rank is worth."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from gulliver.spaces.layer_graph import ChannelGroup, Coupling, Layer, LayerGraph
@@ -34,15 +35,20 @@ def group_ratio(group: ChannelGroup, recipe: Recipe) -> float:
 
 def channels_after(graph: LayerGraph, recipe: Recipe) -> dict[str, Channels]:
     """Return every layer's channel counts after the recipe; raises InputError as `group_ratio` does."""
-    counts = {name: [layer.in_channels, layer.out_channels] for name, layer in graph.layers.items()}
-    for group in graph.channel_groups:
-        removed = removed_channels(group.channels, group_ratio(group, recipe))
-        for coupling in group.couplings:
-            if coupling.module in counts:
-                indices_per_channel = len(coupling.indices[0]) if coupling.indices else 0
-                for side in _sides(graph.layers[coupling.module], coupling):
-                    counts[coupling.module][side] -= removed * indices_per_channel
-    return {name: Channels(*sides) for name, sides in counts.items()}
+    ratios = {group.name: group_ratio(group, recipe) for group in graph.channel_groups}
+    return {name: channels_of(graph, name, lambda group: ratios[group.name]) for name in graph.layers}
+
+
+def channels_of(graph: LayerGraph, name: str, ratio_of: Callable[[ChannelGroup], float]) -> Channels:
+    """Return one layer's channel counts where each group that it is a part of loses the share `ratio_of` it."""
+    layer = graph.layers[name]
+    counts = [layer.in_channels, layer.out_channels]
+    for group, coupling in graph.couplings.get(name, ()):
+        indices_per_channel = len(coupling.indices[0]) if coupling.indices else 0
+        removed = removed_channels(group.channels, ratio_of(group)) * indices_per_channel
+        for side in _sides(layer, coupling):
+            counts[side] -= removed
+    return Channels(*counts)
 
 
 def break_even_rank(layer: Layer, channels: Channels) -> float:

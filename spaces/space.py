@@ -1,13 +1,14 @@
 """The space: one ordered ladder of rungs for each (group, dimension), suggested as integers."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 from gulliver.spaces.capabilities import Capabilities
 from gulliver.spaces.layer_graph import ChannelGroup, Layer, LayerGraph
 from gulliver.spaces.recipe import Decompose, LayerRecipe, Quantize, Recipe, Sparsify
-from gulliver.spaces.shapes import Channels, break_even_rank, channels_after
+from gulliver.spaces.shapes import Channels, break_even_rank, channels_after, channels_of
 from gulliver.tasks.errors import InputError
 from optuna.trial import BaseTrial
 
@@ -53,6 +54,7 @@ class Space:
     graph: LayerGraph
     capabilities: Capabilities
     options: SpaceOptions = field(default_factory=SpaceOptions)
+    _memory: dict[Hashable, tuple[Any, ...]] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.options.keep_float if name not in self.graph.layers]
@@ -67,15 +69,20 @@ class Space:
     def dimensions(self) -> tuple[Dimension, ...]:
         """Return the parameters that have a choice, in a fixed order."""
         precision = [
-            Dimension("precision", name, 1 + len(self._precisions(layer))) for name, layer in self.graph.layers.items()
+            Dimension("precision", name, 1 + len(self.precisions(layer))) for name, layer in self.graph.layers.items()
         ]
-        sparsity = [Dimension("sparsity", group.name, len(self._ratios(group))) for group in self.graph.channel_groups]
+        sparsity = [Dimension("sparsity", group.name, len(self.ratios(group))) for group in self.graph.channel_groups]
         rank = [
             Dimension("rank", name, 1 + len(self.options.ranks))
             for name, layer in self.graph.layers.items()
-            if self._ranks(layer, Channels(layer.in_channels, layer.out_channels))
+            if self.ranks(layer, Channels(layer.in_channels, layer.out_channels))
         ]
         return tuple(dimension for dimension in (*precision, *sparsity, *rank) if dimension.rungs > 1)
+
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """Return the names of all dimensions."""
+        return frozenset(dimension.name for dimension in self.dimensions)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -91,19 +98,12 @@ class Space:
 
     def decode(self, rungs: Mapping[str, int]) -> Recipe:
         """Return the recipe of these rungs; a dimension left out is at rung 0."""
-        sparsify = {
-            name: Sparsify(ratio)
-            for group in self.graph.channel_groups
-            if (ratio := self._ratios(group)[rungs.get(f"sparsity/{group.name}", 0)]) > 0
-            for name in group.layers
-        }
-        channels = channels_after(self.graph, Recipe({name: LayerRecipe(it) for name, it in sparsify.items()}))
-        return Recipe(
-            {
-                name: self._layer(layer, channels[name], sparsify.get(name), rungs)
-                for name, layer in self.graph.layers.items()
-            }
-        )
+        choices = self.choices(rungs)
+        return Recipe({name: self._layer(layer, choices) for name, layer in self.graph.layers.items()})
+
+    def choices(self, rungs: Mapping[str, int]) -> "RungChoices":
+        """Return what these rungs mean for each layer, no rung read before it is asked for."""
+        return RungChoices(self, rungs)
 
     def encode(self, recipe: Recipe) -> dict[str, int]:
         """Return the rungs of a recipe of this space, as `enqueue_trial` takes them.
@@ -128,7 +128,7 @@ class Space:
         """
         rungs: dict[str, int] = {}
         for group in self.graph.channel_groups:
-            ratios = self._ratios(group)
+            ratios = self.ratios(group)
             wanted = tied_ratio if tied_ratio is not None and len(group.layers) > 1 else ratio
             distances = [abs(offered - wanted) for offered in ratios]
             rungs[f"sparsity/{group.name}"] = distances.index(min(distances))
@@ -139,23 +139,35 @@ class Space:
                 rungs[dimension.name] = rank_rung
         return self.decode(rungs)
 
-    def _layer(
-        self, layer: Layer, channels: Channels, sparsify: Sparsify | None, rungs: Mapping[str, int]
-    ) -> LayerRecipe:
-        precision = rungs.get(f"precision/{layer.name}", 0)
-        rank = rungs.get(f"rank/{layer.name}", 0)
-        ranks = self._ranks(layer, channels)
-        decompose = Decompose(ranks[min(rank, len(ranks)) - 1]) if rank and ranks else None
-        if precision:
-            return LayerRecipe(sparsify, decompose, self._precisions(layer)[precision - 1])
-        return LayerRecipe(sparsify, decompose, None, self._fallback_reason(layer))
+    def _layer(self, layer: Layer, choices: "RungChoices") -> LayerRecipe:
+        quantize = choices.quantize(layer.name)
+        fallback = None if quantize else self._fallback_reason(layer)
+        return LayerRecipe(choices.sparsify(layer.name), choices.decompose(layer.name), quantize, fallback)
 
     def _fallback_reason(self, layer: Layer) -> str:
         if layer.name in self.options.keep_float:
             return "kept in floating point by space.keep_float"
-        if not self._precisions(layer):
+        if not self.precisions(layer):
             return f"the target runs {layer.kind} in {self.capabilities.float_type} only"
         return f"the search chose {self.capabilities.float_type}"
+
+    def precisions(self, layer: Layer) -> tuple[Quantize, ...]:
+        """Return the widths offered for the layer, beside floating point."""
+        return self._offered(("precision", layer.name), lambda: self._precisions(layer))
+
+    def ratios(self, group: ChannelGroup) -> tuple[float, ...]:
+        """Return the shares of the group's channels that may be removed, 0 first."""
+        return self._offered(("sparsity", group.name), lambda: self._ratios(group))
+
+    def ranks(self, layer: Layer, channels: Channels) -> tuple[int, ...]:
+        """Return the ranks offered at these channel counts, largest first, each one saving something."""
+        return self._offered(("rank", layer.name, channels), lambda: self._ranks(layer, channels))
+
+    def _offered(self, question: Hashable, answer: Callable[[], tuple[Any, ...]]) -> tuple[Any, ...]:
+        """Return what is offered; a search asks the same thousands of times."""
+        if question not in self._memory:
+            self._memory[question] = answer()
+        return self._memory[question]
 
     def _precisions(self, layer: Layer) -> tuple[Quantize, ...]:
         if layer.name in self.options.keep_float:
@@ -170,7 +182,6 @@ class Space:
         return tuple(ratio for ratio in ratios if ratio <= self.options.max_ratio)
 
     def _ranks(self, layer: Layer, channels: Channels) -> tuple[int, ...]:
-        """Return the ranks offered at these channel counts, largest first, each one saving something."""
         if layer.groups > 1 or layer.kind == "conv1d":
             return ()
         break_even = break_even_rank(layer, channels)
@@ -186,13 +197,13 @@ class Space:
         asked: object
         offered: tuple[object, ...]
         if dimension.method == "precision":
-            asked, offered = choice.quantize, (None, *self._precisions(layer))
+            asked, offered = choice.quantize, (None, *self.precisions(layer))
         elif dimension.method == "sparsity":
             group = next(group for group in self.graph.channel_groups if group.name == name)
-            asked, offered = choice.sparsify.ratio if choice.sparsify else 0.0, self._ratios(group)
+            asked, offered = choice.sparsify.ratio if choice.sparsify else 0.0, self.ratios(group)
         else:
             asked = choice.decompose.rank if choice.decompose else None
-            offered = (None, *self._ranks(layer, channels[name]))
+            offered = (None, *self.ranks(layer, channels[name]))
         if asked not in offered:
             raise InputError(f"{dimension.name} must be one of {', '.join(map(str, offered))}, but is {asked}")
         return offered.index(asked)
@@ -211,6 +222,42 @@ class Space:
     def _sparsity_notes(self) -> list[str]:
         groups = (group for group in self.graph.channel_groups if group.not_prunable)
         return [f"{group.name}: channels are not removed, because {group.not_prunable}" for group in groups]
+
+
+@dataclass(frozen=True)
+class RungChoices:
+    """The choices that the rungs of a search make; a dimension left out is at rung 0."""
+
+    space: Space
+    rungs: Mapping[str, int]
+
+    def quantize(self, layer: str) -> Quantize | None:
+        """Return the widths that the layer runs in, None where it stays in floating point."""
+        rung = self._rung("precision", layer)
+        return self.space.precisions(self.space.graph.layers[layer])[rung - 1] if rung else None
+
+    def sparsify(self, layer: str) -> Sparsify | None:
+        """Return the share of the layer's output channels that is removed, None where all stay."""
+        group = self.space.graph.group_of(layer)
+        ratio = self._ratio(group) if group else 0.0
+        return Sparsify(ratio) if ratio > 0 else None
+
+    def decompose(self, layer: str) -> Decompose | None:
+        """Return how the layer is split, None where it stays whole."""
+        rung = self._rung("rank", layer)
+        ranks = self.space.ranks(self.space.graph.layers[layer], self.channels(layer)) if rung else ()
+        return Decompose(ranks[min(rung, len(ranks)) - 1]) if ranks else None
+
+    def channels(self, layer: str) -> Channels:
+        """Return the layer's channel counts after removals."""
+        return channels_of(self.space.graph, layer, self._ratio)
+
+    def _ratio(self, group: ChannelGroup) -> float:
+        return self.space.ratios(group)[self._rung("sparsity", group.name)]
+
+    def _rung(self, method: str, owner: str) -> int:
+        name = f"{method}/{owner}"
+        return self.rungs.get(name, 0) if name in self.space.names else 0
 
 
 def untouched(graph: LayerGraph) -> Recipe:

@@ -20,13 +20,13 @@ from gulliver.evaluators.latency.kernel_benchmark import time_kernels
 from gulliver.evaluators.latency.kernel_table import KernelTable
 from gulliver.evaluators.latency.machine import this_machine
 from gulliver.evaluators.latency.measurement import compile_openvino, measure
+from gulliver.evaluators.latency.price_tables import CallTable, call_tables
 from gulliver.spaces.recipe import Recipe
 from gulliver.spaces.space import Space
 from gulliver.tasks.cache import cache_dir, write_atomically
 from scipy.optimize import nnls
 
 _REPETITIONS = 40
-_KERNEL_DRAWS = 300
 _SEED = 0
 
 
@@ -77,7 +77,7 @@ def calibrate(target: CpuOpenvino, original: Original, recipes: Sequence[Recipe]
     if path.exists():
         return CpuLatencyModel(table, Coefficients(**json.loads(path.read_text())))
     lowered = [target.lower(original.graph, recipe) for recipe in recipes]
-    table.require(_kernels(target, original, recipes))
+    table.require(_compute_kernels(call for calls in lowered for call in calls))
     measured = measure_recipes(target, original, recipes)
     coefficients = fit(lowered, measured, table)
     text = json.dumps(asdict(coefficients), indent=2)
@@ -128,9 +128,8 @@ def calibrate_space(target: CpuOpenvino, original: Original, space: Space) -> Cp
     """Return the latency model of all recipes of a space, their kernels measured where the table lacks them."""
     random = Random(_SEED)  # noqa: S311 - draws of recipes, no secrets
     recipes = [*_uniform_recipes(space), *(_random_recipe(space, random) for _ in range(target.calibration_networks))]
-    draws = [_random_recipe(space, random) for _ in range(_KERNEL_DRAWS)]
     # All at once, so that a drift of the machine's speed meets all kernels alike.
-    kernel_table(target).require(_kernels(target, original, [*recipes, *draws]))
+    kernel_table(target).require(_compute_kernels(call for it in call_tables(space, target) for call in _calls(it)))
     return calibrate(target, original, recipes)
 
 
@@ -142,11 +141,12 @@ def _random_recipe(space: Space, random: Random) -> Recipe:
     return space.decode({dimension.name: random.randrange(dimension.rungs) for dimension in space.dimensions})
 
 
-def _kernels(target: CpuOpenvino, original: Original, recipes: Iterable[Recipe]) -> Iterator[ComputeKernel]:
-    for recipe in recipes:
-        for call in target.lower(original.graph, recipe):
-            if isinstance(call.kernel, ComputeKernel):
-                yield call.kernel
+def _calls(table: CallTable) -> Iterator[KernelCall]:
+    return (call for calls in table.values() for call in calls)
+
+
+def _compute_kernels(calls: Iterable[KernelCall]) -> Iterator[ComputeKernel]:
+    return (call.kernel for call in calls if isinstance(call.kernel, ComputeKernel))
 
 
 def forget(target: CpuOpenvino, original: Original) -> None:

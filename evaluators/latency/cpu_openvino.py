@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 from gulliver.evaluators.latency.kernel import KernelCall
-from gulliver.evaluators.latency.lowering import lower
+from gulliver.evaluators.latency.lowering import Lowering, lower
 from gulliver.spaces.capabilities import Capabilities
+from gulliver.spaces.choices import Choices
 from gulliver.spaces.layer_graph import LayerGraph
 from gulliver.spaces.recipe import Recipe
 from gulliver.tasks.errors import InputError
@@ -49,6 +50,10 @@ class CpuOpenvino:
     def conditions(self) -> str:
         """Return the conditions of every latency, in words."""
         return f"batch {self.batch}, {self.threads} inference thread{'s' if self.threads > 1 else ''}"
+
+    def lowering(self, graph: LayerGraph, choices: Choices) -> Lowering:
+        """Return the lowering of a network with these choices."""
+        return Lowering(graph, choices, self.batch, self.float_type)
 
     def lower(self, graph: LayerGraph, recipe: Recipe) -> tuple[KernelCall, ...]:
         """Return the kernel calls of the recipe's network, in order of execution."""

@@ -6,14 +6,14 @@ pass of its own behind an int8 one; a tensor that is needed both rounded and in 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 from math import prod
 
 from gulliver.evaluators.latency.kernel import BYTES_PER_ELEMENT, ComputeKernel, KernelCall, MemoryKernel
+from gulliver.spaces.choices import Choices, RecipeChoices
 from gulliver.spaces.layer_graph import Layer, LayerGraph, Operation
-from gulliver.spaces.recipe import LayerRecipe, Recipe
-from gulliver.spaces.shapes import Channels, channels_after
+from gulliver.spaces.recipe import Recipe
+from gulliver.spaces.shapes import Channels
 
 _LAYER_KINDS = ("conv1d", "conv2d", "linear")
 _FUSED_KINDS = ("relu", "activation")
@@ -23,57 +23,58 @@ _INT8 = "int8"
 
 def lower(graph: LayerGraph, recipe: Recipe, batch: int, float_type: str) -> tuple[KernelCall, ...]:
     """Return the kernel calls of the recipe's network at this batch size, in order of execution."""
-    lowering = _Lowering(graph, recipe, batch, float_type)
+    lowering = Lowering(graph, RecipeChoices(graph, recipe), batch, float_type)
     return tuple(call for operation in graph.operations for call in lowering.calls(operation))
 
 
 @dataclass(frozen=True)
-class _Lowering:
+class Lowering:
+    """A network's choices as kernel calls: of each operation, which asks only for the choices that matter to it."""
+
     graph: LayerGraph
-    recipe: Recipe
+    choices: Choices
     batch: int
     float_type: str
+    _shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     def calls(self, operation: Operation) -> Iterator[KernelCall]:
         """Yield what runs for one traced operation: nothing if another operation absorbs it."""
         if operation.kind in _LAYER_KINDS:
             yield from self._layer_calls(operation)
-        elif operation.kind == "input" and operation.name in self._rounded:
+        elif operation.kind == "input" and self._is_rounded(operation.name):
             yield self._memory_call("round", operation, _INT8, "the network's input is rounded")
-        elif operation.kind in _PASS_KINDS and operation.name not in self._absorbed:
+        elif operation.kind in _PASS_KINDS and not self._is_absorbed(operation):
             note = "an int8 convolution absorbs no addition" if operation.kind == "add" else ""
             yield self._memory_call(operation.kind, operation, self._rounded_output(operation), note)
 
     def _layer_calls(self, operation: Operation) -> Iterator[KernelCall]:
         assert operation.layer is not None
-        layer, choice = self.graph.layers[operation.layer], self.recipe.layers[operation.layer]
+        layer = self.graph.layers[operation.layer]
         fused, last = self._fused_into(operation)
-        converts = self._converts(layer, choice, last)
-        output = _INT8 if last.name in self._rounded and not converts else self.float_type
-        for index, kernel in enumerate(kernels := self._kernels(layer, choice, output)):
+        converts = self._converts(layer, last)
+        output = _INT8 if self._is_rounded(last.name) and not converts else self.float_type
+        for index, kernel in enumerate(kernels := self._kernels(layer, output)):
             yield KernelCall(kernel, layer.name, fused if index == len(kernels) - 1 else ())
         if "add" in fused:
             yield self._residual_read(operation, last)
         if converts:
             yield self._memory_call("convert", last, _INT8, converts)
 
-    def _converts(self, layer: Layer, choice: LayerRecipe, last: Operation) -> str:
+    def _converts(self, layer: Layer, last: Operation) -> str:
         """Return why the layer's result is rounded by a kernel of its own, or nothing if it is not."""
-        if last.name not in self._rounded or last.name in self._rounded_by_addition:
+        if not self._is_rounded(last.name) or self._is_rounded_by_addition(last):
             return ""
-        if choice.quantize is None:
+        if self.choices.quantize(layer.name) is None:
             return f"{layer.name} runs in {self.float_type} and feeds an int8 layer"
-        if last.name in self._needed_in_float:
+        if self._is_needed_in_float(last.name):
             return f"the output of {layer.name} is needed both in int8 and in {self.float_type}"
         return ""
 
-    def _kernels(self, layer: Layer, choice: LayerRecipe, output: str) -> list[ComputeKernel]:
-        channels = self._channels[layer.name]
-        precision = _INT8 if choice.quantize else self.float_type
-        whole = _kernel(layer, channels, self.batch, precision, output)
-        if choice.decompose is None:
-            return [whole]
-        return list(_halves(whole, choice.decompose.rank, precision))
+    def _kernels(self, layer: Layer, output: str) -> list[ComputeKernel]:
+        precision = _INT8 if self.choices.quantize(layer.name) else self.float_type
+        whole = _kernel(layer, self.choices.channels(layer.name), self.batch, precision, output)
+        split = self.choices.decompose(layer.name)
+        return [whole] if split is None else list(_halves(whole, split.rank, precision))
 
     def _fused_into(self, operation: Operation) -> tuple[tuple[str, ...], Operation]:
         """Return what is fused into a layer, and the operation whose result the layer then gives."""
@@ -89,7 +90,7 @@ class _Lowering:
             return not fused
         if follower.kind in _FUSED_KINDS:
             return follower.kind not in fused
-        return follower.kind == "add" and "add" not in fused and self._absorber.get(follower.name) == operation.name
+        return follower.kind == "add" and "add" not in fused and self._absorber(follower) == operation
 
     def _memory_call(self, kind: str, operation: Operation, output: str, note: str = "") -> KernelCall:
         read = sum(self._bytes(source, operation) for source in operation.inputs)
@@ -105,114 +106,82 @@ class _Lowering:
 
     def _bytes(self, name: str, reader: Operation) -> int:
         # Of the passes, additions alone take a rounded tensor (compressors/quantize.py); the rest read it as it was.
-        rounded = name in self._rounded and reader.kind == "add"
+        rounded = reader.kind == "add" and self._is_rounded(name)
         return self._elements(name) * BYTES_PER_ELEMENT[_INT8 if rounded else self.float_type]
 
     def _rounded_output(self, operation: Operation) -> str:
         follower = self._only_user(operation)
         last = follower if follower and follower.kind in _FUSED_KINDS else operation
-        return _INT8 if last.name in self._rounded else self.float_type
+        return _INT8 if self._is_rounded(last.name) else self.float_type
 
     def _elements(self, name: str) -> int:
-        return prod(self._shapes[name])
+        return prod(self._shape(name))
 
     def _only_user(self, operation: Operation) -> Operation | None:
-        users = self._users[operation.name]
+        users = self.graph.users[operation.name]
         return users[0] if len(users) == 1 else None
 
-    def _quantized(self, operation: Operation) -> bool:
-        return operation.layer is not None and self.recipe.layers[operation.layer].quantize is not None
+    def _is_quantized(self, operation: Operation) -> bool:
+        return operation.layer is not None and self.choices.quantize(operation.layer) is not None
 
-    @cached_property
-    def _operations(self) -> dict[str, Operation]:
-        return {operation.name: operation for operation in self.graph.operations}
+    def _is_rounded(self, name: str) -> bool:
+        """Say whether a quantized layer reads the tensor."""
+        return any(self._is_quantized(user) for user in self.graph.users[name])
 
-    @cached_property
-    def _users(self) -> dict[str, list[Operation]]:
-        users: dict[str, list[Operation]] = {name: [] for name in self._operations}
-        for operation in self.graph.operations:
-            for source in operation.inputs:
-                users[source].append(operation)
-        return users
+    def _is_needed_in_float(self, name: str) -> bool:
+        """Say whether something other than a quantized layer or an addition reads the tensor too."""
+        return any(user.kind != "add" and not self._is_quantized(user) for user in self.graph.users[name])
 
-    @cached_property
-    def _channels(self) -> dict[str, Channels]:
-        return channels_after(self.graph, self.recipe)
+    def _is_rounded_by_addition(self, operation: Operation) -> bool:
+        """Say whether the result is rounded in the pass that adds the residual."""
+        addition = operation
+        if operation.kind in _FUSED_KINDS:
+            addition = self.graph.by_name[operation.inputs[0]]
+        unshared = addition is operation or len(self.graph.users[addition.name]) == 1
+        return addition.kind == "add" and unshared and self._absorber(addition) is None
 
-    @cached_property
-    def _rounded(self) -> frozenset[str]:
-        """Tensors that a quantized layer reads."""
-        return frozenset(source for it in self.graph.operations if self._quantized(it) for source in it.inputs)
-
-    @cached_property
-    def _needed_in_float(self) -> frozenset[str]:
-        """Rounded tensors that something other than a quantized layer or an addition reads too."""
-        return frozenset(
-            name
-            for name in self._rounded
-            for user in self._users[name]
-            if user.kind != "add" and not self._quantized(user)
-        )
-
-    @cached_property
-    def _rounded_by_addition(self) -> frozenset[str]:
-        """Tensors whose rounding is part of the pass that adds the residual."""
-        unfused = [it for it in self.graph.operations if it.kind == "add" and it.name not in self._absorbed]
-        followers = [self._only_user(it) for it in unfused]
-        return frozenset([it.name for it in unfused] + [it.name for it in followers if it and it.kind in _FUSED_KINDS])
-
-    @cached_property
-    def _absorber(self) -> dict[str, str]:
-        """For each addition, the floating-point convolution that computes it with its own result."""
-        absorbers: dict[str, str] = {}
-        for operation in self.graph.operations:
-            if operation.kind == "add":
-                candidates = [self._producer(source) for source in operation.inputs]
-                floats = [it for it in candidates if it is not None and not self._quantized(it)]
-                if floats:
-                    absorbers[operation.name] = max(floats, key=self.graph.operations.index).name
-        return absorbers
+    def _absorber(self, addition: Operation) -> Operation | None:
+        """Return the floating-point convolution that computes the addition with its own result, the last of them."""
+        producers = (self._producer(source) for source in addition.inputs)
+        floats = [it for it in producers if it is not None and not self._is_quantized(it)]
+        return max(floats, key=self.graph.operations.index) if floats else None
 
     def _producer(self, name: str) -> Operation | None:
         """Return the convolution whose result this is, if nothing but a batch norm lies between."""
-        operation = self._operations[name]
-        while operation.kind == "batch_norm" and len(self._users[operation.name]) == 1:
-            operation = self._operations[operation.inputs[0]]
+        operation = self.graph.by_name[name]
+        while operation.kind == "batch_norm" and self._only_user(operation):
+            operation = self.graph.by_name[operation.inputs[0]]
         is_convolution = operation.kind in ("conv1d", "conv2d")
-        return operation if is_convolution and len(self._users[operation.name]) == 1 else None
+        return operation if is_convolution and self._only_user(operation) else None
 
-    @cached_property
-    def _absorbed(self) -> frozenset[str]:
-        """Additions and activations that are part of another kernel."""
-        names = set(self._absorber)
-        for operation in self.graph.operations:
-            if operation.kind in _FUSED_KINDS:
-                source = self._operations[operation.inputs[0]]
-                if source.kind in (*_LAYER_KINDS, "batch_norm", "add") and len(self._users[source.name]) == 1:
-                    names.add(operation.name)
-        return frozenset(names)
+    def _is_absorbed(self, operation: Operation) -> bool:
+        """Say whether an addition or an activation is part of another kernel."""
+        if operation.kind == "add":
+            return self._absorber(operation) is not None
+        if operation.kind not in _FUSED_KINDS:
+            return False
+        source = self.graph.by_name[operation.inputs[0]]
+        return source.kind in (*_LAYER_KINDS, "batch_norm", "add") and self._only_user(source) is not None
 
-    @cached_property
-    def _shapes(self) -> dict[str, tuple[int, ...]]:
-        """Every tensor's shape at this batch size and after the recipe's removals."""
-        shapes: dict[str, tuple[int, ...]] = {}
-        for operation in self.graph.operations:
-            shapes[operation.name] = (self.batch, *self._tail(operation, shapes))
-        return shapes
+    def _shape(self, name: str) -> tuple[int, ...]:
+        """Return the tensor's shape at this batch size and after removals."""
+        if name not in self._shapes:
+            self._shapes[name] = (self.batch, *self._tail(self.graph.by_name[name]))
+        return self._shapes[name]
 
-    def _tail(self, operation: Operation, shapes: dict[str, tuple[int, ...]]) -> tuple[int, ...]:
+    def _tail(self, operation: Operation) -> tuple[int, ...]:
         tail = operation.shape[1:]
         if not tail or not operation.inputs:
             return tail
         if operation.layer is not None:
-            outputs = self._channels[operation.layer].outputs
+            outputs = self.choices.channels(operation.layer).outputs
             return (*tail[:-1], outputs) if operation.kind == "linear" else (outputs, *tail[1:])
-        sources = [shapes[source] for source in operation.inputs]
-        if operation.kind == "flatten":
-            return (prod(sources[0][1:]),)
         if operation.kind == "concat":
-            return (sum(source[1] for source in sources), *tail[1:])
-        return (sources[0][1], *tail[1:]) if len(sources[0]) > 1 else tail
+            return (sum(self._shape(source)[1] for source in operation.inputs), *tail[1:])
+        first = self._shape(operation.inputs[0])
+        if operation.kind == "flatten":
+            return (prod(first[1:]),)
+        return (first[1], *tail[1:]) if len(first) > 1 else tail
 
 
 def _kernel(layer: Layer, channels: Channels, batch: int, precision: str, output: str) -> ComputeKernel:

@@ -1,11 +1,12 @@
 """What every target offers: what it can run, what a recipe is lowered to, and how long that takes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from gulliver.evaluators.latency.kernel import KernelCall
 from gulliver.spaces.capabilities import Capabilities
-from gulliver.spaces.layer_graph import LayerGraph
+from gulliver.spaces.choices import Choices
+from gulliver.spaces.layer_graph import LayerGraph, Operation
 from gulliver.spaces.recipe import Recipe
 
 
@@ -17,6 +18,13 @@ class LatencyModel(Protocol):
 
     def total_ms(self, calls: Sequence[KernelCall]) -> float:
         """Return the modelled milliseconds of a whole network."""
+
+
+class OperationLowering(Protocol):
+    """The kernel calls of a network whose choices are known, operation by operation."""
+
+    def calls(self, operation: Operation) -> Iterator[KernelCall]:
+        """Yield what runs for one traced operation, asking only for the choices that this depends on."""
 
 
 class Target(Protocol):
@@ -33,6 +41,9 @@ class Target(Protocol):
     @property
     def conditions(self) -> str:
         """Return the batch size and the number of threads that latencies are for, in words."""
+
+    def lowering(self, graph: LayerGraph, choices: Choices) -> OperationLowering:
+        """Return the lowering of a network with these choices."""
 
     def lower(self, graph: LayerGraph, recipe: Recipe) -> tuple[KernelCall, ...]:
         """Return the kernel calls of the recipe's network, in order of execution."""
