@@ -1,21 +1,17 @@
-"""How close the fused MLP on one CPU thread comes to the floors of the processor: python benchmarks/fused_mlp_cpu.py.
+"""How close the fused MLP on one CPU thread comes to the floors of the processor.
 
-m = 64 rows in G = 1, 2, 4 and 8 equal groups, K1 = 7168, N1 = 4096, N2 = 7168. The times are CPU times, medians over
-rounds in which every implementation and both floors take turns, with the weights colder than the caches. The compute
-floor is the int8 products over the rate of the VNNI instruction on registers, the streaming floor the time to read
-the packed weights once. Writes benchmarks/results/fused_mlp_cpu.csv.
+python -m benchmarks.fused_mlp_cpu measures m = 64 rows in G = 1, 2, 4 and 8 equal groups, K1 = 7168, N1 = 4096,
+N2 = 7168, on one thread. The times are CPU times, medians over rounds in which every implementation and both floors
+take turns, with the weights colder than the caches. The compute floor is the int8 products over the rate of the VNNI
+instruction on registers, the streaming floor the time to read the packed weights once. Writes
+benchmarks/results/fused_mlp_cpu.csv.
 """
 
-import csv
 import ctypes
-import platform
-import re
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -24,13 +20,14 @@ from gulliver.fused_mlp.cpu import PackedWeights, compile_library, fused_mlp, pa
 from gulliver.fused_mlp.reference import quantize_rows, swiglu
 from torch import Tensor
 
+from benchmarks.record import first_line, write_table
+
 ROWS, K1, N1, N2 = 64, 7168, 4096, 7168
 GROUP_COUNTS = (1, 2, 4, 8)
 ROUNDS = 15
 DOT_PRODUCTS = 1_000_000
 # 16 instructions a round, each 64 products and 64 sums.
 OPERATIONS_A_ROUND = 16 * 64 * 2
-RESULTS = Path(__file__).parent / "results" / "fused_mlp_cpu.csv"
 
 FLOORS = """
 #include <immintrin.h>
@@ -87,11 +84,6 @@ class Result:
     int8_gop_per_s: float
     read_gb_per_s: float
     rounds: int
-    machine: str
-    python: str
-    torch: str
-    compiler: str
-    commit: str
 
 
 def make_problem(groups: int) -> Problem:
@@ -215,37 +207,16 @@ def measure(groups: int) -> list[Result]:
             int8_gop_per_s=round(operations_a_ms / 1e6),
             read_gb_per_s=round(weight_bytes / streaming_ms / 1e6, 1),
             rounds=ROUNDS,
-            machine=machine(),
-            python=platform.python_version(),
-            torch=torch.__version__,
-            compiler=first_line("cc", "--version"),
-            commit=first_line("git", "describe", "--always", "--dirty"),
         )
         for name in implementations
     ]
 
 
-def machine() -> str:
-    """The processor, as Linux names it."""
-    facts = dict(re.findall(r"^(model name|cpu family|model)\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.M))
-    return f"{facts['model name']}, family {facts['cpu family']} model {facts['model']}, 1 thread"
-
-
-def first_line(*command: str) -> str:
-    """The first line that a command prints."""
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[0]
-
-
 def main() -> None:
-    """Measure on one thread, write the table and print its numbers."""
+    """Measure on one thread and write the table."""
     torch.set_num_threads(1)
-    results = [asdict(result) for groups in GROUP_COUNTS for result in measure(groups)]
-    with RESULTS.open("w", newline="") as file:
-        writer = csv.DictWriter(file, results[0])
-        writer.writeheader()
-        writer.writerows(results)
-    for result in results:
-        print(*list(result.values())[:8], sep="\t")
+    results = [result for groups in GROUP_COUNTS for result in measure(groups)]
+    write_table("fused_mlp_cpu", results, {"torch": torch.__version__, "compiler": first_line("cc", "--version")})
 
 
 if __name__ == "__main__":

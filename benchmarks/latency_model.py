@@ -1,4 +1,4 @@
-"""How well kernel times of chips are predicted from half of the published ones: python benchmarks/latency_model.py.
+"""How well kernel times of chips are predicted from half of the published ones: python -m benchmarks.latency_model.
 
 Shapes (groups, m, n, k) are dealt at random to two halves, kernel by kernel and chip by chip; none is in both halves.
 The model is fitted on one half and predicts the other, for five splits. Compared are the model, the model corrected
@@ -8,17 +8,12 @@ the named kernel alone. Writes benchmarks/results/latency_model.csv; with `--fit
 its times and writes conf/chip_fit/.
 """
 
-import csv
 import itertools
-import os
-import platform
-import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 
 import numpy as np
 from gulliver.evaluators.latency.chip_fit import fit_efficiencies, fit_name, published_kernels, write_fit
@@ -27,9 +22,9 @@ from gulliver.evaluators.latency.chip_prediction import predict
 from gulliver.evaluators.latency.prediction_error import prediction_error
 from gulliver.evaluators.latency.published_kernel import ELEMENTWISE, FUSED_HALF, PublishedKernel
 
+from benchmarks.record import ROOT, write_table
+
 SEEDS = (0, 1, 2, 3, 4)
-ROOT = Path(__file__).parent.parent
-RESULTS = Path(__file__).parent / "results" / "latency_model.csv"
 Shape = tuple[int, int, int, int]
 # Every kernel of the other half with its predicted microseconds by method, of all splits.
 Predicted = list[tuple[PublishedKernel, dict[str, float]]]
@@ -72,11 +67,6 @@ class Result:
     worst_error_percent: float
     rank_correlation: float | None
     splits: int
-    machine: str
-    python: str
-    numpy: str
-    scipy: str
-    commit: str
 
 
 def halves(kernels: Sequence[PublishedKernel], seed: int) -> dict[Shape, int]:
@@ -135,23 +125,7 @@ def summarize(hardware: str, name: str, method: str, splits: Sequence[Predicted]
         worst_error_percent=round(100 * error.worst, 1),
         rank_correlation=round(float(np.mean(ranked)), 3) if ranked else None,
         splits=len(splits),
-        machine=machine(),
-        python=platform.python_version(),
-        numpy=version("numpy"),
-        scipy=version("scipy"),
-        commit=commit(),
     )
-
-
-def machine() -> str:
-    """The processor and its cores; the numbers do not depend on them."""
-    return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
-
-
-def commit() -> str:
-    """The commit that is checked out, marked where files differ from it."""
-    command = ("git", "-C", str(ROOT), "describe", "--always", "--dirty")
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def fit_all(kernels: Sequence[PublishedKernel]) -> None:
@@ -168,13 +142,7 @@ def main() -> None:
     if sys.argv[1:] == ["--fit"]:
         fit_all(kernels)
         return
-    rows = [asdict(result) for result in results(kernels)]
-    with RESULTS.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
-    for row in rows:
-        print(*list(row.values())[:8], sep="\t")
+    write_table("latency_model", list(results(kernels)), {"numpy": version("numpy"), "scipy": version("scipy")})
 
 
 if __name__ == "__main__":

@@ -1,9 +1,15 @@
 """A small real space, and scores that cost nothing, for tests of the search itself."""
 
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
 import pytest
 import torch
+from gulliver.evaluators.factors import Factor
 from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
 from gulliver.search.journal import Scores
+from gulliver.search.problem import Problem
 from gulliver.spaces.recipe import Recipe
 from gulliver.spaces.space import Space
 from gulliver.spaces.trace import trace
@@ -29,3 +35,42 @@ def price():
         return Scores(accuracy_search=1 - lost / 20, latency_ms=10 - saved, size_bytes=1000 - 10 * saved)
 
     return scores
+
+
+TIES = {
+    "chain": [(0, 1), (1, 2), (3, 2), (3, 4), (4, 5)],
+    "star": [(1, 0), (2, 0), (0, 3), (4, 0), (5, 0)],
+    "grid": [(0, 1), (2, 1), (3, 4), (4, 5), (0, 3), (1, 4), (5, 2), (4, 0, 1)],
+    "no ties": [],
+}
+
+
+@dataclass(frozen=True)
+class SolvedProblem:
+    """A problem of six variables, budgets in no order, and the least loss within each: infinite where there is none."""
+
+    problem: Problem
+    budgets_ms: list[float]
+    least_losses: list[float]
+
+
+@pytest.fixture(params=[(graph, seed) for graph in TIES for seed in range(4)], ids=lambda it: f"{it[0]} {it[1]}")
+def solved(request):
+    """Try every assignment; interactions have losses and latencies of both signs, totals of latency are positive."""
+    graph, seed = request.param
+    random = np.random.default_rng(seed)
+    sizes = tuple(random.integers(1, 5, 6).tolist())
+    single = [(at,) for at in range(6)]
+
+    def tables(scopes, low, high):
+        return tuple(Factor(scope, random.uniform(low, high, [sizes[at] for at in scope])) for scope in scopes)
+
+    loss = tables(single, 0, 1) + tables(TIES[graph], -0.5, 0.5)
+    latency = tables(single, 0.5, 2) + tables(TIES[graph], -0.1, 0.3)
+    problem = Problem(tuple(f"variable{at}" for at in range(6)), sizes, loss, latency)
+    rungs = np.array(list(itertools.product(*map(range, sizes))))
+    losses, latencies = problem.loss_of(rungs), problem.latency_ms_of(rungs)
+    fastest = float(latencies.min())
+    budgets = [*np.quantile(latencies, [0.5, 0.1, 0.8]).tolist(), fastest * 0.99, fastest, float(latencies.max()) + 1]
+    least = [float(losses[latencies <= budget].min(initial=np.inf)) for budget in budgets]
+    return SolvedProblem(problem, budgets, least)

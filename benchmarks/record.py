@@ -1,0 +1,42 @@
+"""How every benchmark writes its table: the rows, and on each what it was measured on."""
+
+import csv
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+RESULTS = Path(__file__).parent / "results"
+
+
+def write_table(name: str, rows: Sequence[Any], versions: Mapping[str, str]) -> None:
+    """Write dataclasses to benchmarks/results/NAME.csv with machine, Python, versions and commit; print the rows."""
+    origin = {"machine": machine(), "python": platform.python_version(), **versions, "commit": commit()}
+    lines = [asdict(row) for row in rows]
+    with (RESULTS / f"{name}.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*lines[0], *origin])
+        writer.writeheader()
+        writer.writerows(line | origin for line in lines)
+    for line in lines:
+        print(*line.values(), sep="\t")
+
+
+def machine() -> str:
+    """The processor, as Linux names it, and its cores."""
+    facts = dict(re.findall(r"^(model name|cpu family|model)\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.M))
+    return f"{facts['model name']}, family {facts['cpu family']} model {facts['model']}, {os.cpu_count()} cores"
+
+
+def commit() -> str:
+    """The commit that is checked out, marked where files differ from it."""
+    return first_line("git", "-C", str(ROOT), "describe", "--always", "--dirty")
+
+
+def first_line(*command: str) -> str:
+    """The first line that a command prints."""
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[0]

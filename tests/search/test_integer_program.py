@@ -1,0 +1,41 @@
+import numpy as np
+import pytest
+from gulliver.evaluators.factors import Factor
+from gulliver.search.dynamic_program import dynamic_program
+from gulliver.search.elimination import elimination_order
+from gulliver.search.integer_program import integer_program
+from gulliver.search.problem import Problem
+
+
+def test_every_budget_gets_the_least_loss_of_all_assignments(solved):
+    found = integer_program(solved.problem, solved.budgets_ms)
+    for assignment, budget, least in zip(found, solved.budgets_ms, solved.least_losses, strict=True):
+        assert (assignment is None) == np.isinf(least)
+        if assignment is not None:
+            rungs = np.array([assignment.rungs])
+            assert solved.problem.latency_ms_of(rungs)[0] <= budget
+            assert solved.problem.loss_of(rungs)[0] == pytest.approx(least, abs=1e-5)
+            assert assignment.lower_bound == pytest.approx(least, abs=1e-5)
+
+
+def test_it_agrees_with_the_dynamic_program_where_all_assignments_are_too_many():
+    random = np.random.default_rng(5)
+    pairs = [(at, at + 1) for at in range(19)] + [(0, 19)]
+    loss = [Factor((at,), random.lognormal(0, 1) * np.arange(4.0)) for at in range(20)]
+    loss += [Factor(pair, random.uniform(-1, 1, (4, 4))) for pair in pairs]
+    latency = [Factor((at,), random.uniform(1, 2) * np.arange(5.0, 1.0, -1.0)) for at in range(20)]
+    latency += [Factor(pair, random.uniform(0, 1, (4, 4))) for pair in pairs]
+    problem = Problem(tuple(map(str, range(20))), (4,) * 20, tuple(loss), tuple(latency))
+    budgets = (90.0, 120.0)
+    integer = [it.rungs for it in integer_program(problem, budgets)]
+    dynamic = [it.rungs for it in dynamic_program(problem, budgets, elimination_order(problem))]
+    assert problem.loss_of(np.array(integer)) == pytest.approx(problem.loss_of(np.array(dynamic)), rel=2e-6)
+
+
+def test_a_table_over_no_variables_is_a_constant():
+    constant = Factor((), np.array(5.0))
+    single = (Factor((0,), np.array([1.0, 2.0])), Factor((1,), np.array([2.0, 1.0])))
+    problem = Problem(("a", "b"), (2, 2), (*single, constant), (*single, constant))
+    (found,) = integer_program(problem, [7.5])
+    assert found.rungs == (0, 1)
+    assert found.lower_bound == pytest.approx(7.0)
