@@ -48,19 +48,30 @@ class QuantizedLayer(nn.Module):
         super().__init__()
         self.layer = layer
         self.highest_level = 2 ** (weight_bits - 1) - 1
-        reach = layer.weight.detach().abs().flatten(1).amax(1)
-        self.register_buffer("scales", (reach / self.highest_level).clamp_min(_SMALLEST_SCALE))
-        self.register_buffer("zero_points", torch.zeros(len(reach), dtype=torch.int32))
+        scales, zero_points = weight_scales(layer.weight.detach(), weight_bits)
+        self.register_buffer("scales", scales)
+        self.register_buffer("zero_points", zero_points)
 
     def forward(self, values: Tensor) -> Tensor:
         """Return what the layer returns with its weights rounded."""
-        return call_layer(self.layer, values, self.rounded_weight(), self.layer.bias)
-
-    def rounded_weight(self) -> Tensor:
-        """Return the weights of the layer, rounded."""
-        return torch.fake_quantize_per_channel_affine(
+        weight = torch.fake_quantize_per_channel_affine(
             self.layer.weight, self.scales, self.zero_points, 0, -self.highest_level, self.highest_level
         )
+        return call_layer(self.layer, values, weight, self.layer.bias)
+
+
+def weight_scales(weight: Tensor, weight_bits: int) -> tuple[Tensor, Tensor]:
+    """Return the scale of each output channel's weights, and the zeros that are their zero points."""
+    reach = weight.abs().flatten(1).amax(1)
+    scales = (reach / (2 ** (weight_bits - 1) - 1)).clamp_min(_SMALLEST_SCALE)
+    return scales, torch.zeros(len(weight), dtype=torch.int32)
+
+
+def rounded_weight(weight: Tensor, weight_bits: int) -> Tensor:
+    """Return the weights as a `QuantizedLayer` rounds them."""
+    highest_level = 2 ** (weight_bits - 1) - 1
+    scales, zero_points = weight_scales(weight, weight_bits)
+    return torch.fake_quantize_per_channel_affine(weight, scales, zero_points, 0, -highest_level, highest_level)
 
 
 def call_layer(layer: nn.Conv1d | nn.Conv2d | nn.Linear, values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
