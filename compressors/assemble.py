@@ -34,9 +34,7 @@ class Assembler:
         roundings = self._roundings(choices, ranges)
         for position, rounding in roundings.items():
             calls[position] = of_source(steps[position], rounding)
-        layers = {
-            at: self._layer(at, thinning, statistics, choice, ranges.get(at)) for at, choice in choices.items()
-        }
+        layers = {at: self._layer(at, thinning, statistics, choice, ranges.get(at)) for at, choice in choices.items()}
         reads = [step.sources for step in steps]
         for position, layer in layers.items():
             # A layer in floating point takes the tensor as it was before any rounding.
@@ -82,9 +80,7 @@ class Assembler:
             rounded = self._prefixes.get_or_make(key, lambda: rounded_weight(weight, weight_bits))
         return CandidateLayer(layer, rounded, bias)
 
-    def _marks(
-        self, thinning: Thinning, choices: Choices, roundings: Mapping[int, QuantizedActivation]
-    ) -> list[bytes]:
+    def _marks(self, thinning: Thinning, choices: Choices, roundings: Mapping[int, QuantizedActivation]) -> list[bytes]:
         """Return what sets each step's call apart from those of other recipes with the same inputs."""
         # A layer's weights depend on the statistics of the batch norm that is folded into it.
         marks = [thinning.keys[self._plan.norm_behind.get(at, at)] for at in range(len(thinning.keys))]

@@ -30,7 +30,8 @@ class Calibrator:
         self._plan, self._inputs = plan, inputs
         self._facts, self._prefixes = facts, prefixes
         self._calls = tuple(_own_call(step) for step in plan.steps)
-        self._rounded = {step.sources[0] for step in plan.steps if step.kind == "rounding"}
+        rounded = {step.sources[0] for step in plan.steps if step.kind == "rounding"}
+        self._read_by_layers = rounded.difference(plan.positions("input"))
 
     def calls(self, thinning: Thinning) -> list[Call]:
         """Return the calls of all steps; layers, batch norms and roundings pass on what they read."""
@@ -93,7 +94,8 @@ class Calibrator:
         for position, estimate in estimates.items():
             calls[position] = of_source(steps[position], estimate)
         for position in self._plan.positions("layer"):
-            calls[position] = of_source(steps[position], nn.Sequential(*thinning.modules[position]))
+            first, *second = thinning.modules[position]
+            calls[position] = of_source(steps[position], nn.Sequential(first, *second) if second else first)
         self._run("training", thinning, calls, missing)
         return {position: (estimates[position].mean, estimates[position].variance) for position in missing}
 
@@ -123,7 +125,7 @@ class Calibrator:
         steps = self._plan.steps
         for batch, inputs in enumerate(self._inputs):
             values = bind_inputs(steps, inputs, {})
-            keys = {at: (mode, batch, thinning.keys[at]) for at in self._rounded if steps[at].kind != "input"}
+            keys = {position: (mode, batch, thinning.keys[position]) for position in self._read_by_layers}
             for position in self._needed(wanted, values, keys):
                 values[position] = calls[position](values)
                 if position in keys:

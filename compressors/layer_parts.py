@@ -48,16 +48,19 @@ class LayerParts:
     def _thinned(self, form: Form) -> nn.Module:
         if not any(form.removed):
             return self._plan.modules[form.module]
-        return self._keep("thinned", Form(form.module, form.removed), lambda: self._remove(form))
+        thinned: nn.Module = self._keep("thinned", Form(form.module, form.removed), lambda: self._remove(form))
+        return thinned
 
     def rounded_weight(self, form: Form, half: int, weight: Tensor, weight_bits: int) -> Tensor:
         """Return the weight, that of one of the form's halves, rounded to so many bits."""
-        return self._keep("rounded", (form, half, weight_bits), lambda: rounded_weight(weight, weight_bits))
+        key = (form, half, weight_bits)
+        rounded: Tensor = self._keep("rounded", key, lambda: rounded_weight(weight, weight_bits))
+        return rounded
 
     def _keep(self, part: str, key: Any, make: Any) -> Any:
         return self._store.get_or_make((part, key), make)
 
-    def _split(self, form: Form, thinned: nn.Module) -> tuple[Layer, ...]:
+    def _split(self, form: Form, thinned: nn.Module) -> tuple[nn.Module, ...]:
         assert form.rank is not None
         whole = Form(form.module, form.removed)
         singular = self._keep("singular", whole, lambda: singular_values(form.module, thinned))
@@ -75,4 +78,3 @@ class LayerParts:
         for side, indices in given_up.items():
             remove_channels(module, side, sorted(indices))
         return module
-

@@ -150,15 +150,17 @@ class _Reader:
         return Step("function", node.name, sources, "", None, self._function(node), args, kwargs)
 
     def _arguments(self, node: fx.Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        args = self._template(node.args, self._position)
+        args, kwargs = self._template(node.args), self._template(node.kwargs)
         if node.target in ADDITIONS:
             # A residual addition takes the rounded tensor where there is one, as in `quantize`.
             args = tuple(Read(self._rounded[it]) if isinstance(it, fx.Node) else it for it in node.args)
-        kwargs = self._template(node.kwargs, self._position)
         return args, {name: False if name == "inplace" else value for name, value in kwargs.items()}
 
-    def _template(self, value: Any, position: Mapping[fx.Node, int]) -> Any:
-        return fx.node.map_arg(value, lambda node: Read(position[node]))
+    def _template(self, value: Any) -> Any:
+        def read(node: fx.Node) -> Any:
+            return Read(self._position[node])
+
+        return fx.node.map_arg(value, read)
 
     def _function(self, node: fx.Node) -> Callable[..., Any]:
         if node.op == "get_attr":

@@ -44,7 +44,7 @@ def _unreachable_channels(traced: fx.GraphModule, graph: LayerGraph) -> Iterator
     called = {str(node.target) for node in traced.graph.nodes if node.op == "call_module"}
     for group in graph.channel_groups:
         if not group.not_prunable:
-            yield from (f"{it.module} is inside another module" for it in group.couplings if it.module not in called)
+            yield from (f"{it.module} is not called as one module" for it in group.couplings if it.module not in called)
 
 
 def _is_weighted(node: fx.Node, traced: fx.GraphModule) -> bool:
@@ -85,7 +85,7 @@ def _one_fold(node: fx.Node, traced: fx.GraphModule) -> str | None:
 
 
 def _in_place(node: fx.Node, traced: fx.GraphModule) -> str | None:
-    """Refuse writes that are seen elsewhere; the others are done out of place, so that a stored input stays as it is."""
+    """Refuse writes that are seen elsewhere; the others can be done out of place, so that what is stored stays."""
     allowed = node.target is operator.iadd or _has_in_place_flag(node, traced)
     if not allowed:
         return "writes in place" if _writes(node) else None
