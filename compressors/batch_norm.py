@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
 def reestimate_batch_norms(model: nn.Module, calibration: Iterable[tuple[Tensor, ...]]) -> nn.Module:
     """Set in place every batch norm's statistics to their averages over the calibration inputs."""
-    batch_norms = [module for module in model.modules() if isinstance(module, _BATCH_NORMS)]
+    batch_norms = [module for module in model.modules() if isinstance(module, BATCH_NORMS)]
     momenta = [batch_norm.momentum for batch_norm in batch_norms]
     for batch_norm in batch_norms:
         batch_norm.reset_running_stats()
@@ -31,7 +31,7 @@ def fold_batch_norms(traced: fx.GraphModule) -> fx.GraphModule:
     modules = dict(traced.named_modules())
     calls = Counter(node.target for node in traced.graph.nodes if node.op == "call_module")
     for node in list(traced.graph.nodes):
-        if node.op == "call_module" and isinstance(modules[node.target], _BATCH_NORMS):
+        if node.op == "call_module" and isinstance(modules[node.target], BATCH_NORMS):
             source = node.args[0]
             feeds_only_this = source.op == "call_module" and len(source.users) == 1 and calls[source.target] == 1
             folded = _folded(modules[source.target], modules[node.target]) if feeds_only_this else None
@@ -45,7 +45,7 @@ def fold_batch_norms(traced: fx.GraphModule) -> fx.GraphModule:
 
 
 def _folded(layer: nn.Module, batch_norm: nn.Module) -> nn.Module | None:
-    assert isinstance(batch_norm, _BATCH_NORMS)
+    assert isinstance(batch_norm, BATCH_NORMS)
     if isinstance(layer, nn.Conv1d | nn.Conv2d):
         return fuse_conv_bn_eval(layer, batch_norm)
     if isinstance(layer, nn.Linear):

@@ -16,8 +16,8 @@ from gulliver.spaces.trace import symbolic_trace
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-_ADDITIONS = (operator.add, operator.iadd, torch.add, "add")
-_IDENTITIES = (nn.Identity, nn.Dropout)
+ADDITIONS = (operator.add, operator.iadd, torch.add, "add")
+IDENTITIES = (nn.Identity, nn.Dropout)
 _SMALLEST_SCALE = 1e-8
 
 
@@ -48,21 +48,38 @@ class QuantizedLayer(nn.Module):
         super().__init__()
         self.layer = layer
         self.highest_level = 2 ** (weight_bits - 1) - 1
-        weight = layer.weight.detach()
-        reach = weight.abs().flatten(1).amax(1)
-        self.register_buffer("scales", (reach / self.highest_level).clamp_min(_SMALLEST_SCALE))
-        self.register_buffer("zero_points", torch.zeros(len(weight), dtype=torch.int32))
+        scales, zero_points = weight_scales(layer.weight.detach(), weight_bits)
+        self.register_buffer("scales", scales)
+        self.register_buffer("zero_points", zero_points)
 
     def forward(self, values: Tensor) -> Tensor:
         """Return what the layer returns with its weights rounded."""
-        layer = self.layer
         weight = torch.fake_quantize_per_channel_affine(
-            layer.weight, self.scales, self.zero_points, 0, -self.highest_level, self.highest_level
+            self.layer.weight, self.scales, self.zero_points, 0, -self.highest_level, self.highest_level
         )
-        if isinstance(layer, nn.Linear):
-            return F.linear(values, weight, layer.bias)
-        result: Tensor = layer._conv_forward(values, weight, layer.bias)
-        return result
+        return call_layer(self.layer, values, weight, self.layer.bias)
+
+
+def weight_scales(weight: Tensor, weight_bits: int) -> tuple[Tensor, Tensor]:
+    """Return the scale of each output channel's weights, and the zeros that are their zero points."""
+    reach = weight.abs().flatten(1).amax(1)
+    scales = (reach / (2 ** (weight_bits - 1) - 1)).clamp_min(_SMALLEST_SCALE)
+    return scales, torch.zeros(len(weight), dtype=torch.int32)
+
+
+def rounded_weight(weight: Tensor, weight_bits: int) -> Tensor:
+    """Return the weights as a `QuantizedLayer` rounds them."""
+    highest_level = 2 ** (weight_bits - 1) - 1
+    scales, zero_points = weight_scales(weight, weight_bits)
+    return torch.fake_quantize_per_channel_affine(weight, scales, zero_points, 0, -highest_level, highest_level)
+
+
+def call_layer(layer: nn.Conv1d | nn.Conv2d | nn.Linear, values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Return what the layer returns with this weight and bias in place of its own."""
+    if isinstance(layer, nn.Linear):
+        return F.linear(values, weight, bias)
+    result: Tensor = layer._conv_forward(values, weight, bias)
+    return result
 
 
 def quantize(model: nn.Module, recipe: Recipe, calibration: Iterable[tuple[Tensor, ...]]) -> fx.GraphModule:
@@ -93,7 +110,7 @@ def quantize(model: nn.Module, recipe: Recipe, calibration: Iterable[tuple[Tenso
 def _without_identities(traced: fx.GraphModule) -> fx.GraphModule:
     """Take out what does nothing, or an addition would not see that what it adds is rounded."""
     for node in list(traced.graph.nodes):
-        if node.op == "call_module" and isinstance(traced.get_submodule(str(node.target)), _IDENTITIES):
+        if node.op == "call_module" and isinstance(traced.get_submodule(str(node.target)), IDENTITIES):
             node.replace_all_uses_with(node.args[0])
             traced.graph.erase_node(node)
     traced.recompile()
@@ -146,7 +163,7 @@ def _insert_rounding(traced: fx.GraphModule, source: fx.Node, lowest: float, hig
 
 def _reroute(traced: fx.GraphModule, quantized: set[fx.Node], rounded: dict[fx.Node, fx.Node]) -> None:
     for node in traced.graph.nodes:
-        if node in quantized or node.target in _ADDITIONS:
+        if node in quantized or node.target in ADDITIONS:
             node.args = tuple(rounded.get(argument, argument) for argument in node.args)
 
 

@@ -45,11 +45,12 @@ def sparsify(model: nn.Module, graph: LayerGraph, recipe: Recipe, ranking: Ranki
             for coupling in group.couplings:
                 given_up[coupling.module, coupling.side].update(coupling.indices[channel])
     for (name, side), indices in given_up.items():
-        _remove(model.get_submodule(name), side, sorted(indices))
+        remove_channels(model.get_submodule(name), side, sorted(indices))
     return model
 
 
-def _remove(module: nn.Module, side: str, indices: list[int]) -> None:
+def remove_channels(module: nn.Module, side: str, indices: list[int]) -> None:
+    """Remove in place these output ("out") or input ("in") channels of one module."""
     pruner = PrunerBox[ops.module2type(module)]
     prune = pruner.prune_out_channels if side == "out" else pruner.prune_in_channels
     prune(module, indices)

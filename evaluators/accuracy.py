@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from gulliver.compressors.compress import Original, compress
+from gulliver.compressors.candidates import Candidates
+from gulliver.compressors.compress import Original, compress, is_thinned
 from gulliver.compressors.finetune import Recovery
 from gulliver.spaces.recipe import Recipe
 from gulliver.tasks.errors import InputError
@@ -14,18 +15,32 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Accuracy:
-    """The simulated network's score on the search split, in the task's own units."""
+    """The simulated network's score on the search split, in the task's own units.
+
+    `candidates`, of the same original, make the networks of recipes that are not recovered: equal ones, sooner, in
+    the memory that they were given.
+    """
 
     original: Original
     recovery: Recovery | None = None
     samples: int | None = None
     name: str = "accuracy_search"
     direction: Literal["minimize", "maximize"] = "maximize"
+    candidates: Candidates | None = None
+
+    def __post_init__(self) -> None:
+        if self.candidates is not None and self.candidates.original is not self.original:
+            raise InputError("the candidates must be of the original that is scored, but are of another")
 
     def __call__(self, recipe: Recipe) -> float:
         """Return the score of the recipe's network; NaN where its scores are not numbers."""
-        model = compress(self.original, recipe, recovery=self.recovery)
-        return score(self.original.task, model, "search", self.samples)
+        return score(self.original.task, self._network(recipe), "search", self.samples)
+
+    def _network(self, recipe: Recipe) -> nn.Module:
+        recovers = self.recovery is not None and self.recovery.steps > 0 and is_thinned(recipe)
+        if self.candidates is None or recovers:
+            return compress(self.original, recipe, recovery=self.recovery)
+        return self.candidates.network(recipe)
 
 
 def check_task(task: Task) -> None:

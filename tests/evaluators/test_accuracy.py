@@ -2,10 +2,11 @@ import math
 
 import pytest
 import torch
-from gulliver.compressors.compress import compress
+from gulliver.compressors.candidates import Candidates
+from gulliver.compressors.compress import compress, read_original
 from gulliver.compressors.finetune import Recovery
 from gulliver.evaluators.accuracy import Accuracy, score
-from gulliver.spaces.recipe import LayerRecipe, Quantize, Recipe, Sparsify
+from gulliver.spaces.recipe import Decompose, LayerRecipe, Quantize, Recipe, Sparsify
 from gulliver.tasks.digits_cnn import DigitsCNN
 from gulliver.tasks.errors import InputError
 
@@ -88,3 +89,48 @@ def test_a_few_steps_of_recovery_bring_accuracy_back(digits_original):
         {name: LayerRecipe(Sparsify(0.5) if name in prunable else None) for name in digits_original.graph.layers}
     )
     assert Accuracy(digits_original, Recovery())(recipe) > Accuracy(digits_original)(recipe) + 0.02
+
+
+class Counted(Candidates):
+    """Candidates that count the networks that they are asked for."""
+
+    def __init__(self, original):
+        super().__init__(original, memory_bytes=1 << 20)
+        self.asked = 0
+
+    def network(self, recipe):
+        self.asked += 1
+        return super().network(recipe)
+
+
+def thinned(original):
+    layers = dict(same(original).layers)
+    return Recipe(layers | {"stages.0.0.conv1": LayerRecipe(Sparsify(0.5), Decompose(4), Quantize(4, 8))})
+
+
+def test_candidates_give_the_same_accuracy(digits_original):
+    candidates = Counted(digits_original)
+    quick, slow = Accuracy(digits_original, candidates=candidates), Accuracy(digits_original)
+    recipes = [
+        thinned(digits_original),
+        *(same(digits_original, LayerRecipe(quantize=Quantize(it, 8))) for it in (2, 3)),
+    ]
+    assert [quick(recipe) for recipe in recipes] == [slow(recipe) for recipe in recipes]
+    assert candidates.asked == 3
+    assert len({slow(recipe) for recipe in recipes}) == 3
+
+
+@pytest.mark.parametrize(("recovery", "asked"), [(None, 2), (Recovery(steps=0), 2), (Recovery(steps=1), 1)])
+def test_candidates_are_asked_only_where_nothing_is_recovered(recovery, asked, digits_original):
+    candidates = Counted(digits_original)
+    evaluator = Accuracy(digits_original, recovery, samples=50, candidates=candidates)
+    for recipe in (thinned(digits_original), same(digits_original, LayerRecipe(quantize=Quantize()))):
+        assert evaluator(recipe) == Accuracy(digits_original, recovery, samples=50)(recipe)
+    assert candidates.asked == asked
+
+
+def test_candidates_of_another_original_are_refused(digits, digits_original):
+    with pytest.raises(
+        InputError, match=r"^the candidates must be of the original that is scored, but are of another$"
+    ):
+        Accuracy(digits_original, candidates=Candidates(read_original(digits)))

@@ -1,0 +1,205 @@
+"""What a thinned network's calibration tells: the statistics of its batch norms, and the ranges of its tensors.
+
+Each pass begins behind the tensors that an earlier one left in the store, where nothing before them has changed.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+import torch
+from gulliver.compressors.candidate_network import bind_inputs
+from gulliver.compressors.layer_parts import Layer
+from gulliver.compressors.plan import Call, Plan, Step, Values
+from gulliver.compressors.quantize import call_layer
+from gulliver.compressors.store import Store
+from gulliver.compressors.thinning import Thinning
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
+
+Statistics = dict[int, tuple[Tensor, Tensor]]
+Range = tuple[float, float]
+# A layer, and the weight and the bias that it is called with.
+Weighted = tuple[Layer, Tensor, Tensor | None]
+
+
+class Calibrator:
+    """Calibrate thinnings of one plan: `facts` keeps what was found, `prefixes` the tensors on the way."""
+
+    def __init__(self, plan: Plan, inputs: Sequence[tuple[Tensor, ...]], facts: Store, prefixes: Store) -> None:
+        self._plan, self._inputs = plan, inputs
+        self._facts, self._prefixes = facts, prefixes
+        self._calls = tuple(_own_call(step) for step in plan.steps)
+        rounded = {step.sources[0] for step in plan.steps if step.kind == "rounding"}
+        self._read_by_layers = rounded.difference(plan.positions("input"))
+
+    def calls(self, thinning: Thinning) -> list[Call]:
+        """Return the calls of all steps; layers, batch norms and roundings pass on what they read."""
+        calls = list(self._calls)
+        for position, step in enumerate(self._plan.steps):
+            if step.kind == "module":
+                calls[position] = step.bind(thinning.modules[position][0])
+        return calls
+
+    def statistics(self, thinning: Thinning) -> Statistics:
+        """Return each batch norm's mean and variance: the averages over the batches, each normalised by its own."""
+        norms = {at: thinning.modules[at][0] for at in self._plan.positions("batch_norm")}
+        if not thinning.estimated:
+            return {at: (norm.running_mean, norm.running_var) for at, norm in norms.items()}
+        found = self._known("statistics", thinning, norms)
+        missing = norms.keys() - found.keys()
+        if missing:
+            found |= self._estimate(thinning, norms, missing)
+            self._keep("statistics", thinning, missing, found)
+        return found
+
+    def ranges(self, thinning: Thinning, statistics: Statistics) -> dict[int, Range]:
+        """Return the extremes of every tensor that a layer reads, by the position of its rounding.
+
+        What passes between the halves of a split layer is at the layer's own position.
+        """
+        split = {at for at in self._plan.positions("layer") if len(thinning.modules[at]) > 1}
+        asked = split.union(self._plan.positions("rounding"))
+        found = self._known("range", thinning, asked)
+        missing = asked - found.keys()
+        if missing:
+            found |= self._observe(thinning, statistics, missing)
+            self._keep("range", thinning, missing, found)
+        return found
+
+    def weighted(self, thinning: Thinning, statistics: Statistics, position: int) -> tuple[Weighted, ...]:
+        """Return a layer, or its two halves, each with its weight and bias, the batch norm behind it folded in."""
+        *first, last = thinning.modules[position]
+        weight, bias = last.weight.detach(), None if last.bias is None else last.bias.detach()
+        norm = self._plan.norm_behind.get(position)
+        if norm is not None:
+            weight, bias = self._prefixes.get_or_make(
+                ("folded", thinning.keys[norm]), lambda: _fold(last, thinning.modules[norm][0], *statistics[norm])
+            )
+        return (*((half, half.weight.detach(), None) for half in first), (last, weight, bias))
+
+    def norm_call(self, thinning: Thinning, statistics: Statistics, position: int) -> Call:
+        """Return the call of a batch norm in evaluation mode; one that is folded passes on what it reads."""
+        step, norm = self._plan.steps[position], thinning.modules[position][0]
+        if step.folded_into is not None:
+            return self._calls[position]
+        mean, variance = statistics[position]
+        return of_source(
+            step, lambda features: F.batch_norm(features, mean, variance, norm.weight, norm.bias, eps=norm.eps)
+        )
+
+    def _estimate(self, thinning: Thinning, norms: dict[int, Any], missing: Collection[int]) -> Statistics:
+        steps, calls = self._plan.steps, self.calls(thinning)
+        estimates = {position: _Estimate(norm) for position, norm in norms.items()}
+        for position, estimate in estimates.items():
+            calls[position] = of_source(steps[position], estimate)
+        for position in self._plan.positions("layer"):
+            first, *second = thinning.modules[position]
+            calls[position] = of_source(steps[position], nn.Sequential(first, *second) if second else first)
+        self._run("training", thinning, calls, missing)
+        return {position: (estimates[position].mean, estimates[position].variance) for position in missing}
+
+    def _observe(self, thinning: Thinning, statistics: Statistics, missing: Collection[int]) -> dict[int, Range]:
+        steps, calls = self._plan.steps, self.calls(thinning)
+        seen: dict[int, Range] = {}
+        for position in self._plan.positions("batch_norm"):
+            calls[position] = self.norm_call(thinning, statistics, position)
+        for position in missing:
+            calls[position] = of_source(steps[position], _Watch(seen, position))
+        for position in self._plan.positions("layer"):
+            weighted = self.weighted(thinning, statistics, position)
+            calls[position] = of_source(steps[position], _watched(weighted, _Watch(seen, position)))
+        self._run("evaluation", thinning, calls, missing)
+        return {position: seen[position] for position in missing}
+
+    def _known(self, fact: str, thinning: Thinning, positions: Collection[int]) -> dict[int, Any]:
+        keys = {position: (fact, thinning.keys[position]) for position in positions}
+        return {position: self._facts[key] for position, key in keys.items() if key in self._facts}
+
+    def _keep(self, fact: str, thinning: Thinning, positions: Collection[int], found: dict[int, Any]) -> None:
+        for position in positions:
+            self._facts.put((fact, thinning.keys[position]), found[position])
+
+    def _run(self, mode: str, thinning: Thinning, calls: Sequence[Call], wanted: Collection[int]) -> None:
+        """Run what the wanted steps need, one batch after the other, and keep the tensors that layers read."""
+        steps = self._plan.steps
+        for batch, inputs in enumerate(self._inputs):
+            values = bind_inputs(steps, inputs, {})
+            keys = {position: (mode, batch, thinning.keys[position]) for position in self._read_by_layers}
+            for position in self._needed(wanted, values, keys):
+                values[position] = calls[position](values)
+                if position in keys:
+                    self._prefixes.put(keys[position], values[position])
+                for freed in steps[position].frees:
+                    values[freed] = None
+
+    def _needed(self, wanted: Collection[int], values: Values, keys: dict[int, Any]) -> list[int]:
+        """Return the positions to run, in order, and fill in the values of those that are in the store."""
+        needed: set[int] = set()
+        waiting = list(wanted)
+        while waiting:
+            position = waiting.pop()
+            if position in needed or values[position] is not None:
+                continue
+            if position not in wanted and keys.get(position) in self._prefixes:
+                values[position] = self._prefixes[keys[position]]
+            else:
+                needed.add(position)
+                waiting.extend(self._plan.steps[position].sources)
+        return sorted(needed)
+
+
+class _Estimate:
+    """A batch norm in training mode, which averages the statistics of the batches that it is called with."""
+
+    def __init__(self, norm: Any) -> None:
+        self.mean, self.variance = torch.zeros_like(norm.running_mean), torch.ones_like(norm.running_var)
+        self._norm, self._batches = norm, 0
+
+    def __call__(self, features: Tensor) -> Tensor:
+        norm = self._norm
+        self._batches += 1
+        share = 1 / self._batches
+        return F.batch_norm(features, self.mean, self.variance, norm.weight, norm.bias, True, share, norm.eps)
+
+
+class _Watch:
+    """Pass a tensor on, and keep the extremes of all that passed."""
+
+    def __init__(self, seen: dict[int, Range], position: int) -> None:
+        self._seen, self._position = seen, position
+
+    def __call__(self, values: Tensor) -> Tensor:
+        lowest, highest = (bound.item() for bound in torch.aminmax(values))
+        before = self._seen.get(self._position, (lowest, highest))
+        self._seen[self._position] = (min(lowest, before[0]), max(highest, before[1]))
+        return values
+
+
+def of_source(step: Step, function: Callable[[Any], Any] | None = None) -> Call:
+    """Return the call of the function with the one value that the step reads; without one it passes that on."""
+    source = step.sources[0]
+    return (lambda values: values[source]) if function is None else (lambda values: function(values[source]))
+
+
+def _own_call(step: Step) -> Call:
+    if step.kind in ("layer", "batch_norm", "rounding"):
+        return of_source(step)
+    # An input's value is given, and never asked of its call.
+    return step.bind(step.function or tuple)
+
+
+def _watched(weighted: Sequence[Weighted], watch: _Watch) -> Callable[[Tensor], Tensor]:
+    def call(values: Tensor) -> Tensor:
+        *first, last = weighted
+        for half in first:
+            values = watch(call_layer(half[0], values, half[1], half[2]))
+        return call_layer(last[0], values, last[1], last[2])
+
+    return call
+
+
+def _fold(layer: Layer, norm: Any, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+    fuse = fuse_linear_bn_weights if isinstance(layer, nn.Linear) else fuse_conv_bn_weights
+    weight, bias = fuse(layer.weight, layer.bias, mean, variance, norm.eps, norm.weight, norm.bias)
+    return weight.detach(), bias.detach()

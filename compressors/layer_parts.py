@@ -1,0 +1,80 @@
+"""The compressed forms of one network's modules: each is made once for each choice of its own, and kept."""
+
+import copy
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from gulliver.compressors.decompose import singular_values, split_layer
+from gulliver.compressors.plan import Plan
+from gulliver.compressors.quantize import rounded_weight
+from gulliver.compressors.sparsify import Ranking, remove_channels
+from gulliver.compressors.store import Store
+from gulliver.spaces.layer_graph import ChannelGroup
+from torch import Tensor, nn
+
+Layer: TypeAlias = nn.Conv1d | nn.Conv2d | nn.Linear
+
+
+@dataclass(frozen=True)
+class Form:
+    """What becomes of one module: how many channels each of its groups loses, and the rank it is split at."""
+
+    module: str
+    removed: tuple[int, ...]
+    rank: int | None = None
+
+
+class LayerParts:
+    """The modules of a plan in every form that was asked for lately."""
+
+    def __init__(self, plan: Plan, groups: Sequence[ChannelGroup], ranking: Ranking, store: Store) -> None:
+        self._plan = plan
+        self._groups = groups
+        self._ranking = ranking
+        self._store = store
+
+    def modules(self, form: Form | None) -> tuple[Any, ...]:
+        """Return the module in this form: one, two where it is split, none where there is no form."""
+        if form is None:
+            return ()
+        thinned = self._thinned(form)
+        if form.rank is None:
+            return (thinned,)
+        halves: tuple[Layer, ...] = self._keep("halves", form, lambda: self._split(form, thinned))
+        return halves
+
+    def _thinned(self, form: Form) -> nn.Module:
+        if not any(form.removed):
+            return self._plan.modules[form.module]
+        thinned: nn.Module = self._keep("thinned", Form(form.module, form.removed), lambda: self._remove(form))
+        return thinned
+
+    def rounded_weight(self, form: Form, half: int, weight: Tensor, weight_bits: int) -> Tensor:
+        """Return the weight, that of one of the form's halves, rounded to so many bits."""
+        key = (form, half, weight_bits)
+        rounded: Tensor = self._keep("rounded", key, lambda: rounded_weight(weight, weight_bits))
+        return rounded
+
+    def _keep(self, part: str, key: Any, make: Any) -> Any:
+        return self._store.get_or_make((part, key), make)
+
+    def _split(self, form: Form, thinned: nn.Module) -> tuple[nn.Module, ...]:
+        assert form.rank is not None
+        whole = Form(form.module, form.removed)
+        singular = self._keep("singular", whole, lambda: singular_values(form.module, thinned))
+        return tuple(split_layer(form.module, thinned, form.rank, singular))
+
+    def _remove(self, form: Form) -> nn.Module:
+        module = copy.deepcopy(self._plan.modules[form.module])
+        given_up: dict[str, set[int]] = defaultdict(set)
+        for position, count in zip(self._plan.groups_of[form.module], form.removed, strict=True):
+            group = self._groups[position]
+            mine = [it for it in group.couplings if it.module == form.module]
+            for channel in self._ranking[group.name][:count] if count else ():
+                for coupling in mine:
+                    given_up[coupling.side].update(coupling.indices[channel])
+        for side, indices in given_up.items():
+            remove_channels(module, side, sorted(indices))
+        return module
