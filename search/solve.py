@@ -11,8 +11,8 @@ from gulliver.search.integer_program import integer_program
 from gulliver.search.problem import Problem
 from gulliver.tasks.errors import InputError
 
-# Cells of one step up to which dynamic programming is used.
-MAX_FRONTIER = 2**16
+# Cells of one step up to which dynamic programming is used; its time and memory grow with them, and with the budgets.
+MAX_FRONTIER = 2**14
 
 
 @dataclass(frozen=True)
