@@ -46,6 +46,18 @@ def read_original(task: Task) -> Original:
     )
 
 
+def first_samples(original: Original, samples: int) -> tuple[Calibration, tuple[Tensor, ...]]:
+    """Return the first calibration inputs and the original's outputs for them, no more samples than asked."""
+    inputs: list[tuple[Tensor, ...]] = []
+    outputs: list[Tensor] = []
+    for given, wanted in zip(original.calibration, original.outputs, strict=True):
+        left = samples - sum(len(it) for it in outputs)
+        if left > 0:
+            inputs.append(tuple(tensor[:left] for tensor in given))
+            outputs.append(wanted[:left])
+    return tuple(inputs), tuple(outputs)
+
+
 def apply(task: Task, recipe: Recipe) -> nn.Module:
     """Return the task's network as the recipe wants it, the original untouched.
 

@@ -8,7 +8,6 @@ from gulliver.search.configuration import build_target
 from gulliver.search.launch import compose
 from gulliver.search.result import Result
 from gulliver.search.run_search import run_search
-from gulliver.search.samplers import Tpe
 from gulliver.search.settings import Budget, SearchSettings
 from gulliver.search.tracking import TrackingSettings
 from gulliver.tasks.protocol import Task
@@ -30,7 +29,7 @@ def search(
     """
     if isinstance(target, str):
         target = build_target(compose("calibrate", [f"target={target}"])["target"], "target")
-    given: dict[str, Any] = {"trials": trials, "seed": seed, "budget": budget or Budget(), "sampler": Tpe()}
+    given: dict[str, Any] = {"trials": trials, "seed": seed, "budget": budget or Budget()}
     all_settings = SearchSettings(**given | settings)
     folder = Path(out) if out else Path("outputs") / f"{task.name}-{target.name}-seed{seed}"
     return run_search(task, target, all_settings, tracking or TrackingSettings(), folder, say)

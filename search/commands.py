@@ -11,7 +11,7 @@ from typing import Any
 from gulliver.search.configuration import build, build_target, check_keys
 from gulliver.tasks.errors import InputError
 
-_SECTIONS = ("task", "target", "space", "sampler", "budget", "trial", "finalists", "tracking")
+_SECTIONS = ("task", "target", "space", "sensitivity", "sampler", "budget", "trial", "finalists", "tracking")
 _SEARCH_KEYS = [*_SECTIONS, "trials", "batch", "seed", "objectives", "out", "again"]
 _WITHOUT_EFFECT = ("trials", "out", "again", "tracking")
 
@@ -70,6 +70,7 @@ Job = SearchJob | ApplyJob | CalibrateJob | ShowJob | PredictJob
 
 def build_search(config: dict[str, Any]) -> SearchJob:
     """Return the search that the configuration describes; raises InputError that names the key."""
+    from gulliver.search.sensitivity import SensitivitySettings
     from gulliver.search.settings import Budget, FinalistSettings, SearchSettings, TrialSettings
     from gulliver.search.tracking import TrackingSettings
     from gulliver.spaces.space import SpaceOptions
@@ -78,6 +79,7 @@ def build_search(config: dict[str, Any]) -> SearchJob:
     task, target = build_target(config["task"], "task"), build_target(config["target"], "target")
     sections = {
         "space": build(SpaceOptions, config["space"], "space"),
+        "sensitivity": build(SensitivitySettings, config["sensitivity"], "sensitivity"),
         "budget": build(Budget, config["budget"], "budget"),
         "trial": build(TrialSettings, config["trial"], "trial"),
         "finalists": build(FinalistSettings, config["finalists"], "finalists"),

@@ -10,6 +10,7 @@ from gulliver.compressors.compress import Original, read_original
 from gulliver.evaluators.accuracy import check_task
 from gulliver.evaluators.latency.calibration import calibrate_space
 from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
+from gulliver.evaluators.latency.price_tables import call_tables, price
 from gulliver.search.finalists import (
     Bench,
     Exported,
@@ -20,8 +21,10 @@ from gulliver.search.finalists import (
     promises,
     with_finetuning,
 )
+from gulliver.search.guide import Guide
 from gulliver.search.hypervolume import hypervolume
 from gulliver.search.journal import Journal
+from gulliver.search.make_guide import make_guide
 from gulliver.search.report import (
     ARTIFACTS,
     draw_front,
@@ -34,6 +37,8 @@ from gulliver.search.report import (
 from gulliver.search.result import Result
 from gulliver.search.run_directory import RunDirectory, settings_record
 from gulliver.search.scoring import Scoring
+from gulliver.search.sensitivity import measure_sensitivities
+from gulliver.search.sensitivity_report import write_sensitivities
 from gulliver.search.settings import SearchSettings
 from gulliver.search.study import Candidate, Study, front, open_study
 from gulliver.search.tracking import Tracker, TrackingSettings
@@ -90,7 +95,9 @@ class _Search:
             baselines = bench.baselines()
         with self.directory.phase("calibrate"):
             scoring = self._scoring()
-        study = self._open_study(scoring)
+        with self.directory.phase("sensitivity"):
+            guide = self._guide(scoring) if self.settings.sampler.guided else None
+        study = self._open_study(scoring, guide)
         self.tracker.start(self.directory.path.name, self._parameters())
         with self.directory.phase("search"):
             self._run_study(study, scoring)
@@ -121,10 +128,19 @@ class _Search:
         )
         return Scoring(self.original, self.target, latency, self.settings)
 
-    def _open_study(self, scoring: Scoring) -> Study:
-        path = self.directory.path
+    def _guide(self, scoring: Scoring) -> Guide:
+        """Return the measured sensitivities as a problem to solve, with the prices of all recipes."""
+        settings = self.settings.sensitivity
+        self.say("measuring what each choice costs alone (sensitivities are kept for the next run)")
+        sensitivities = measure_sensitivities(self.original, self.space, settings, settings.method)
+        write_sensitivities(self.directory.path, sensitivities, self.space)
+        prices = price(self.space, call_tables(self.space, self.target), scoring.latency)
+        return make_guide(self.space, sensitivities, prices, self.settings, scoring.baseline_accuracy)
+
+    def _open_study(self, scoring: Scoring, guide: Guide | None) -> Study:
+        path, score, constraints = self.directory.path, scoring.score, scoring.constraints
         journal = Journal(path / "scores.jsonl")
-        return open_study(path / "study.db", self.space, self.settings, journal, scoring.score, scoring.constraints)
+        return open_study(path / "study.db", self.space, self.settings, journal, score, constraints, guide)
 
     def _run_study(self, study: Study, scoring: Scoring) -> None:
         done = study.candidates()

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from gulliver.compressors.finetune import Recovery
+from gulliver.search.samplers import Solve
+from gulliver.search.sensitivity import SensitivitySettings
 from gulliver.spaces.recipe import Finetune, check_finetune
 from gulliver.spaces.space import SpaceOptions
 from gulliver.tasks.errors import InputError
@@ -77,7 +79,8 @@ class SearchSettings:
     objectives: tuple[str, ...] = ("accuracy_search", "latency_ms")
     budget: Budget = field(default_factory=Budget)
     space: SpaceOptions = field(default_factory=SpaceOptions)
-    sampler: Any = None
+    sampler: Any = field(default_factory=Solve)
+    sensitivity: SensitivitySettings = field(default_factory=SensitivitySettings)
     trial: TrialSettings = field(default_factory=TrialSettings)
     finalists: FinalistSettings = field(default_factory=FinalistSettings)
 
@@ -92,3 +95,8 @@ class SearchSettings:
             raise InputError(f"objectives must be among {', '.join(OBJECTIVES)}, but one is {unknown[0]}")
         if len(self.objectives) < 2 or len(set(self.objectives)) < len(self.objectives):
             raise InputError(f"objectives must be two or three different ones, but are {', '.join(self.objectives)}")
+        if self.sampler.guided and not {"accuracy_search", "latency_ms"} <= set(self.objectives):
+            raise InputError(
+                "objectives must hold accuracy_search and latency_ms for sampler=solve, "
+                f"but are {', '.join(self.objectives)}"
+            )

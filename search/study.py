@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import optuna
+from gulliver.search.guide import Guide
 from gulliver.search.journal import Journal, Scores
 from gulliver.search.settings import OBJECTIVES, SearchSettings
 from gulliver.spaces.recipe import Recipe
@@ -14,6 +16,8 @@ from optuna.trial import FrozenTrial, TrialState
 Score = Callable[[Recipe], Scores]
 Constraints = Callable[[Scores], dict[str, float]]
 _STUDY_NAME = "gulliver"
+# The untouched network, and all of it in int8.
+_COMPARED = 2
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ class Study:
     score: Score
     constraints: Constraints
     optuna_study: optuna.Study
+    guide: Guide | None = None
 
     def run(self, told: Callable[[Candidate], None]) -> None:
         """Ask, score and tell until the wanted number of trials is done; `told` hears of each one."""
@@ -70,7 +75,7 @@ class Study:
     def _reseed(self) -> None:
         """Give the next trial a sampler of its own, whose seed is the search's plus the trial's place."""
         asked = [it for it in self.optuna_study.get_trials(deepcopy=False) if "key" in it.user_attrs]
-        self.optuna_study.sampler = self.settings.sampler.make(self.settings.seed + len(asked))
+        self.optuna_study.sampler = self.settings.sampler.make(self.settings.seed + len(asked), self.guide)
 
     def _suggest(self, trial: optuna.Trial) -> optuna.Trial:
         recipe = self.space.suggest(trial)
@@ -110,7 +115,13 @@ class Study:
 
 
 def open_study(
-    path: Path, space: Space, settings: SearchSettings, journal: Journal, score: Score, constraints: Constraints
+    path: Path,
+    space: Space,
+    settings: SearchSettings,
+    journal: Journal,
+    score: Score,
+    constraints: Constraints,
+    guide: Guide | None = None,
 ) -> Study:
     """Return the study in the SQLite file, created with its first recipes queued if it is new."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -121,10 +132,10 @@ def open_study(
         load_if_exists=True,
     )
     if not optuna_study.user_attrs.get("seeded"):
-        for name, recipe in seeds(space):
+        for name, recipe in guided_seeds(space) if guide else seeds(space):
             optuna_study.enqueue_trial(space.encode(recipe), {"proposed_by": name}, skip_if_exists=True)
         optuna_study.set_user_attr("seeded", True)
-    return Study(space, settings, journal, score, constraints, optuna_study)
+    return Study(space, settings, journal, score, constraints, optuna_study, guide)
 
 
 def seeds(space: Space) -> Iterator[tuple[str, Recipe]]:
@@ -137,6 +148,11 @@ def seeds(space: Space) -> Iterator[tuple[str, Recipe]]:
         yield f"uniform int8, {ratio:.0%} of the untied channels removed", space.uniform(ratio, tied_ratio=0.0)
     yield "uniform int8, decomposed", space.uniform(rank_rung=1)
     yield "uniform int8, half of the channels removed, decomposed", space.uniform(0.5, rank_rung=1)
+
+
+def guided_seeds(space: Space) -> Iterator[tuple[str, Recipe]]:
+    """Yield the recipes that a guided search begins with, only those that its front is compared with."""
+    yield from islice(seeds(space), _COMPARED)
 
 
 def front(candidates: Sequence[Candidate], objectives: Sequence[str]) -> list[Candidate]:

@@ -6,13 +6,13 @@ from gulliver.tasks.errors import InputError
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["tirals=3"], "unknown key tirals; known keys are task, target, space, sampler"),
+        (["tirals=3"], "unknown key tirals; known keys are task, target, space, sensitivity, sampler"),
         (["+typo.key=3"], "unknown key typo; known keys are task, target"),
         (["budget.max_dorp=0.1"], "unknown key budget.max_dorp; known keys are max_drop, max_latency_ms"),
         (["+budget.max_dorp=0.1"], "unknown key budget.max_dorp; known keys are max_drop, max_latency_ms"),
         (["task=imagenet"], "Could not find 'task/imagenet' Available options in 'task': digits_cnn fashion_resnet"),
         (["target=tpu"], "Could not find 'target/tpu' Available options in 'target': cpu_openvino"),
-        (["sampler=annealing"], "Available options in 'sampler': nsga2 random tpe"),
+        (["sampler=annealing"], "Available options in 'sampler': nsga2 random solve tpe"),
         (["trials=many"], "search.trials must be of type int, but is 'many'"),
         (["budget.max_drop=-1"], "`budget.max_drop >= 0` must hold, but it is -1"),
         (["budget.max_latency_ms=0"], "`budget.max_latency_ms > 0` must hold, but it is 0"),
@@ -65,14 +65,14 @@ def test_the_run_directory_is_named_for_the_settings():
 
 def test_the_yaml_holds_the_defaults_of_the_constructors():
     from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
-    from gulliver.search.samplers import Nsga2, Tpe
+    from gulliver.search.samplers import Nsga2, Solve
     from gulliver.search.settings import Budget, FinalistSettings, SearchSettings, TrialSettings
     from gulliver.spaces.space import SpaceOptions
 
     job = check("search", [])
     assert job.target == CpuOpenvino()
     assert job.settings == SearchSettings(
-        sampler=Tpe(), budget=Budget(), space=SpaceOptions(), trial=TrialSettings(), finalists=FinalistSettings()
+        sampler=Solve(), budget=Budget(), space=SpaceOptions(), trial=TrialSettings(), finalists=FinalistSettings()
     )
     assert check("search", ["sampler=nsga2"]).settings.sampler == Nsga2()
 

@@ -1,0 +1,143 @@
+"""The correction: what the trials say beyond the predicted losses, as a Gaussian process over recipes.
+
+The process models the relative error of the predicted drop. One part of its covariance is additive, so that a
+variable's rung that disappoints in one recipe is expected to in others; the other falls with the number of
+variables that differ, weighted by how much they matter (Rasmussen and Williams, 2006, chapters 2 and 5).
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import product
+
+import numpy as np
+from gulliver.evaluators.factors import Costs, Rungs
+from scipy.linalg import cho_factor, cho_solve
+
+_CONTRAST = 4.0
+_LEAST_WEIGHT = 0.5
+_ADDITIVE_SHARES = (0.25, 0.75)
+_NOISES = (0.03, 0.3)
+_PRIOR_ERROR = 0.35
+
+
+@dataclass(frozen=True, eq=False)
+class Likeness:
+    """How alike recipes are, from the losses of each variable's rungs alone."""
+
+    rung_losses: Sequence[Costs]
+
+    @cached_property
+    def _offsets(self) -> Costs:
+        return np.cumsum([0, *(len(losses) for losses in self.rung_losses)])
+
+    @cached_property
+    def _losses(self) -> Costs:
+        return np.concatenate(list(self.rung_losses))
+
+    @cached_property
+    def _weights(self) -> Costs:
+        """How much a difference in each variable counts: its share of the losses, and a little for every one."""
+        largest = np.array([losses.max() for losses in self.rung_losses])
+        shares = largest / max(largest.sum(), 1e-12)
+        return np.asarray((_CONTRAST * shares + _LEAST_WEIGHT / len(largest)).repeat(np.diff(self._offsets)))
+
+    def one_hot(self, rungs: Rungs) -> Costs:
+        """Return shape (recipes, rungs of all variables): 1 at each rung that a recipe takes."""
+        encoded = np.zeros((len(rungs), self._offsets[-1]))
+        encoded[np.arange(len(rungs))[:, None], rungs + self._offsets[:-1]] = 1.0
+        return encoded
+
+    def covariances(self, left: Costs, right: Costs) -> tuple[Costs, Costs]:
+        """Return the two parts of the covariance of relative errors, from two one-hot arrays."""
+        return self._additive(left, right), self._near(left, right)
+
+    def _additive(self, left: Costs, right: Costs) -> Costs:
+        """Return the part that every rung's own error causes."""
+        shared = (left * self._losses**2) @ right.T
+        norms = [np.clip(np.sqrt((it * self._losses**2).sum(1)), 1e-12, None) for it in (left, right)]
+        return np.asarray(shared / np.outer(*norms))
+
+    def _near(self, left: Costs, right: Costs) -> Costs:
+        """Return the part that falls with every variable in which two recipes differ."""
+        alike = (left * self._weights) @ right.T
+        return np.asarray(np.exp(alike - self._weights[self._offsets[:-1].astype(int)].sum()))
+
+    def rung_errors(self, one_hot: Costs, dual: Costs) -> list[Costs]:
+        """Return for each variable the expected error of its rungs' losses, from the process's dual coefficients."""
+        norms = np.clip(np.sqrt((one_hot * self._losses**2).sum(1)), 1e-12, None)
+        errors = self._losses**2 * (one_hot.T @ (dual / norms))
+        return np.split(errors, self._offsets[1:-1].astype(int))
+
+
+@dataclass(frozen=True, eq=False)
+class Correction:
+    """A fitted process; `variance` is that of relative errors, `additive_share` of it is additive.
+
+    `covariances` are the two parts between the trials, whose rungs are encoded in `one_hot`.
+    """
+
+    likeness: Likeness
+    one_hot: Costs
+    covariances: tuple[Costs, Costs]
+    errors: Costs
+    variance: float
+    additive_share: float
+    noise: float
+
+    @cached_property
+    def _factor(self) -> tuple[Costs, bool]:
+        additive, near = self.covariances
+        covariance = self.additive_share * additive + (1 - self.additive_share) * near
+        factor: tuple[Costs, bool] = cho_factor(covariance + self.noise * np.eye(len(covariance)), lower=True)
+        return factor
+
+    @cached_property
+    def _dual(self) -> Costs:
+        return np.asarray(cho_solve(self._factor, self.errors))
+
+    def predict(self, rungs: Rungs) -> tuple[Costs, Costs]:
+        """Return the mean and the standard deviation, both of shape (recipes,), of the relative errors."""
+        encoded = self.likeness.one_hot(rungs)
+        if not len(self.errors):
+            return np.zeros(len(rungs)), np.full(len(rungs), self.variance**0.5)
+        additive, near = self.likeness.covariances(encoded, self.one_hot)
+        cross = self.additive_share * additive + (1 - self.additive_share) * near
+        explained = np.einsum("ij,ji->i", cross, cho_solve(self._factor, cross.T))
+        return cross @ self._dual, np.sqrt(self.variance * np.clip(1.0 - explained, 1e-9, None))
+
+    def rung_errors(self) -> list[Costs]:
+        """Return for each variable the error of its rungs' losses, as a share of a recipe's norm of losses."""
+        return [self.additive_share * it for it in self.likeness.rung_errors(self.one_hot, self._dual)]
+
+    def squared_errors(self) -> float:
+        """Return the sum of squares of the errors, as far as one does not follow from the others."""
+        return float(self.errors @ self._dual)
+
+    def log_likelihood(self) -> float:
+        """Return the logarithm of the marginal likelihood, the variance at its best."""
+        factor, _ = self._factor
+        return float(-0.5 * len(self.errors) * np.log(self.variance) - np.log(np.diag(factor)).sum())
+
+
+def fit_correction(likeness: Likeness, rungs: Rungs, errors: Costs) -> Correction:
+    """Return the process that explains relative errors of shape (recipes,) best, its variance shrunk to a guess."""
+    one_hot = likeness.one_hot(rungs)
+    guess = Correction(
+        likeness,
+        one_hot,
+        likeness.covariances(one_hot, one_hot),
+        errors,
+        _PRIOR_ERROR**2,
+        _ADDITIVE_SHARES[0],
+        _NOISES[0],
+    )
+    return max(_settings(guess), key=Correction.log_likelihood) if len(errors) else guess
+
+
+def _settings(guess: Correction) -> Iterator[Correction]:
+    for share, noise in product(_ADDITIVE_SHARES, _NOISES):
+        setting = replace(guess, additive_share=share, noise=noise)
+        # Two pseudo-observations of the guess keep a few lucky trials from looking like certainty.
+        squares = setting.squared_errors() + 2 * guess.variance
+        yield replace(setting, variance=squares / (len(guess.errors) + 2))

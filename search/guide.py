@@ -1,0 +1,62 @@
+"""What is known before the first trial: the problem with its predicted losses, and which scores count."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from gulliver.evaluators.factors import Costs, Rungs, total
+from gulliver.search.problem import Problem
+from gulliver.search.solve import Solution, pareto
+
+_LADDER = 48
+
+
+@dataclass(frozen=True)
+class Guide:
+    """A problem to solve again and again, and the corner of the objectives that a front is measured from.
+
+    `positions` order the variables as the network runs; `original_score` is that of the untouched network, and
+    scores below `lowest_score` or latencies above `highest_latency_ms` count for nothing. `score_index` says which of
+    the study's objectives is the score. What is solved for the first so many trials is kept in `solved_again`.
+    """
+
+    problem: Problem
+    positions: tuple[int, ...]
+    original_score: float
+    lowest_score: float
+    highest_latency_ms: float
+    score_index: int = 0
+    solved_again: dict[int, tuple[Solution, ...]] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def ladder(self) -> tuple[Solution, ...]:
+        """The recipes of least predicted loss for many latencies, fastest first."""
+        return pareto(self.problem, _LADDER)
+
+    @cached_property
+    def methods(self) -> tuple[str, ...]:
+        """Each variable's method: what its name says before the slash, nothing where there is none."""
+        return tuple(name.rpartition("/")[0] for name in self.problem.names)
+
+    def losses_by_method(self, rungs: Rungs) -> tuple[tuple[tuple[str, ...], Costs], ...]:
+        """Return the predicted losses of shape (recipes,), those of factors over the same methods added up."""
+        kinds = [tuple(sorted({self.methods[it] for it in factor.variables})) for factor in self.problem.loss]
+        return tuple(
+            (kind, total([it for it, other in zip(self.problem.loss, kinds, strict=True) if other == kind], rungs))
+            for kind in sorted(set(kinds))
+        )
+
+    @cached_property
+    def rung_losses(self) -> tuple[Costs, ...]:
+        """For each variable, the predicted loss of each of its rungs alone."""
+        losses = [np.zeros(size) for size in self.problem.sizes]
+        for factor in self.problem.loss:
+            if len(factor.variables) == 1:
+                losses[factor.variables[0]] = losses[factor.variables[0]] + factor.table
+        return tuple(losses)
+
+
+def as_rungs(solutions: Sequence[Solution]) -> Rungs:
+    """Return shape (solutions, variables): the rungs of all solutions."""
+    return np.array([it.rungs for it in solutions], dtype=np.intp)

@@ -1,0 +1,67 @@
+"""From predicted loss to predicted score: how much of the score a loss costs is learned from the trials.
+
+score = original - range * (1 - exp(-(loss / scale) ** power)), the losses of each method weighted by a factor of its
+own: fine-tuning wins back more of what removed channels cost than of what rounding does. All parameters are shrunk
+towards a guess, so that a handful of trials is enough.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from gulliver.evaluators.factors import Costs
+from scipy.optimize import least_squares
+
+Losses = Sequence[tuple[tuple[str, ...], Costs]]
+_TOLERANCE = 0.25
+_FLOOR = 0.02
+_SPREAD = {"weight": 1.0, "scale": 2.0, "power": 0.4, "range": 1.0}
+
+
+@dataclass(frozen=True)
+class LossLink:
+    """The fitted parameters of the curve."""
+
+    weights: dict[str, float]
+    scale: float
+    power: float
+    range: float
+    original: float
+
+    def loss(self, losses: Losses) -> Costs:
+        """Return shape (recipes,): the losses of all kinds, weighted and added up."""
+        parts = [self.weight(kind) * values for kind, values in losses]
+        return np.asarray(np.clip(np.sum(parts, axis=0), 0.0, None))
+
+    def weight(self, kind: tuple[str, ...]) -> float:
+        """Return the weight of a loss, for one that several methods cause together their geometric mean."""
+        return float(np.prod([self.weights[method] for method in kind]) ** (1 / len(kind)))
+
+    def drop(self, loss: Costs) -> Costs:
+        """Return shape (recipes,): by how much the score falls."""
+        return self.range * -np.expm1(-((loss / self.scale) ** self.power))
+
+
+def fit_loss_link(losses: Losses, scores: Costs, original: float, lowest: float, typical_loss: float) -> LossLink:
+    """Return the link that fits scores of shape (recipes,); before any trial, the guess that it is shrunk towards.
+
+    `typical_loss` is that of a recipe in the middle of the ladder; `lowest` the lowest score that matters.
+    """
+    methods = sorted({method for kind, _ in losses for method in kind})
+    drops = original - scores
+    largest = max(float(drops.max(initial=0.0)), original - lowest, 1e-9)
+
+    def link(parameters: Costs) -> LossLink:
+        weights = dict(zip(methods, np.exp(parameters[3:]).tolist(), strict=True))
+        scale, power, extra = np.exp(parameters[:3]).tolist()
+        return LossLink(weights, typical_loss * scale, power, largest * (1 + extra), original)
+
+    def residuals(parameters: Costs) -> Costs:
+        current = link(parameters)
+        error = current.drop(current.loss(losses)) - drops
+        tolerance = _FLOOR * largest + _TOLERANCE * np.abs(drops)
+        spread = [_SPREAD["scale"], _SPREAD["power"], _SPREAD["range"], *[_SPREAD["weight"]] * len(methods)]
+        return np.concatenate([error / tolerance, (parameters - guess) / spread])
+
+    guess = np.array([0.0, 0.0, -1.0, *[0.0] * len(methods)])
+    return link(guess if not len(scores) else least_squares(residuals, guess, max_nfev=40).x)

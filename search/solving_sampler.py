@@ -1,0 +1,57 @@
+"""Gulliver's own Optuna sampler: exact solves of the predicted problem, then local moves guided by the trials."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import optuna
+from gulliver.search.proposer import EXACT_SOLVE, History, Proposer
+from optuna.distributions import BaseDistribution, IntDistribution
+from optuna.trial import FrozenTrial, TrialState
+
+PROPOSED_BY = "proposed_by"
+
+
+class SolvingSampler(optuna.samplers.BaseSampler):
+    """Proposes whole recipes; the same trials and the same seed give the same proposal.
+
+    Trials of the same batch that have no score yet are taken to score as predicted, so that a batch spreads out.
+    """
+
+    def __init__(self, proposer: Proposer, seed: int) -> None:
+        self._proposer = proposer
+        self._seed = seed
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """Return every variable of the problem with its rungs."""
+        problem = self._proposer.guide.problem
+        return {name: IntDistribution(0, size - 1) for name, size in zip(problem.names, problem.sizes, strict=True)}
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Return the proposed rung of every variable, and note on the trial who proposed it."""
+        if "fixed_params" in trial.system_attrs:
+            return {}
+        earlier = [it for it in study.get_trials(deepcopy=False) if it.number < trial.number and it.params]
+        exact_before = sum(it.user_attrs.get(PROPOSED_BY) == EXACT_SOLVE for it in earlier)
+        random = np.random.default_rng(self._seed)
+        rungs, name = self._proposer.propose(self._history(earlier), exact_before, random)
+        study._storage.set_trial_user_attr(trial._trial_id, PROPOSED_BY, name)
+        return dict(zip(self._proposer.guide.problem.names, rungs.tolist(), strict=True))
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """Return a random value for a parameter that is not of the problem."""
+        independent = optuna.samplers.RandomSampler(self._seed)
+        return independent.sample_independent(study, trial, param_name, param_distribution)
+
+    def _history(self, trials: Sequence[FrozenTrial]) -> History:
+        names = self._proposer.guide.problem.names
+        rows = [[it.params[name] for name in names] for it in trials]
+        rungs = np.array(rows, dtype=np.intp).reshape(len(trials), len(names))
+        return History(rungs, np.array([self._score(it) for it in trials], dtype=float))
+
+    def _score(self, trial: FrozenTrial) -> float:
+        return trial.values[self._proposer.guide.score_index] if trial.state == TrialState.COMPLETE else float("nan")
