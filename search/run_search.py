@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from gulliver.search.finalists import (
     with_finetuning,
 )
 from gulliver.search.hypervolume import hypervolume
+from gulliver.search.incumbents import Incumbents, samples_saved
 from gulliver.search.journal import Journal
 from gulliver.search.report import (
     ARTIFACTS,
@@ -119,12 +121,17 @@ class _Search:
             f"  {len(latency.table)} kernel times, fitted to {fitted.networks:.0f} measured networks "
             f"with a mean error of {fitted.mean_error:.1%}"
         )
-        return Scoring(self.original, self.target, latency, self.settings)
+        incumbents = Incumbents(self.journal, self.directory.path / "samples")
+        return Scoring(self.original, self.target, latency, self.settings, incumbents)
+
+    @cached_property
+    def journal(self) -> Journal:
+        """Every score of this search, of earlier processes too."""
+        return Journal(self.directory.path / "scores.jsonl")
 
     def _open_study(self, scoring: Scoring) -> Study:
-        path = self.directory.path
-        journal = Journal(path / "scores.jsonl")
-        return open_study(path / "study.db", self.space, self.settings, journal, scoring.score, scoring.constraints)
+        path = self.directory.path / "study.db"
+        return open_study(path, self.space, self.settings, self.journal, scoring.score, scoring.constraints)
 
     def _run_study(self, study: Study, scoring: Scoring) -> None:
         done = study.candidates()
@@ -142,6 +149,8 @@ class _Search:
 
         with bar:
             study.run(told)
+        if (saved := samples_saved(self.journal)) > 0:
+            self.say(f"racing scored {1 - saved:.0%} of the samples: {saved:.0%} were saved")
 
     def _summary_metrics(self, candidates: Sequence[Candidate], baseline_accuracy: float) -> dict[str, float]:
         members = front(candidates, self.settings.objectives)
@@ -246,6 +255,7 @@ class _Search:
             "seed": self.settings.seed,
             "trials": len(candidates),
             "hypervolume": self._hypervolume(members, candidates, scoring.baseline_accuracy),
+            "samples_saved": samples_saved(self.journal),
             "seconds": self.directory.seconds(),
             "baseline": asdict(measured["baseline"]),
             "bf16": asdict(measured["bf16"]),
@@ -288,4 +298,5 @@ def _best_metrics(result: Result) -> dict[str, float]:
         "speedup_over_fp32": result.baseline.latency_ms / result.best.measured.latency_ms,
         "speedup_over_bf16": result.bf16.latency_ms / result.best.measured.latency_ms,
     }
-    return named | speedups | {"prediction_error": result.best.prediction_error}
+    shares = {"prediction_error": result.best.prediction_error, "samples_saved": result.summary["samples_saved"]}
+    return named | speedups | shares
