@@ -40,13 +40,13 @@ def check_task(task: Task) -> None:
 def sample_scores(task: Task, model: nn.Module, split: Split, start: int = 0, stop: int | None = None) -> Tensor | None:
     """Return shape (stop - start,): the model's scores of these samples, of all where `stop` is None.
 
-    None where the metric is no mean.
+    None where the metric is no mean. Raises InputError for an empty split.
     """
     if isinstance(task, MetricTask):
         return None
     assert isinstance(task, ScoredTask)
     with torch.inference_mode():
-        return task.scores(model, split, start, task.size(split) if stop is None else stop).double()
+        return task.scores(model, split, start, split_size(task, split) if stop is None else stop).double()
 
 
 def split_size(task: ScoredTask, split: Split, samples: int | None = None) -> int:

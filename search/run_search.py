@@ -220,7 +220,7 @@ class _Search:
         A shared machine's speed swings by a third within minutes, and the model knows only ratios.
         """
         recipe = with_finetuning(self._signed(candidate), self.settings.finalists)
-        recipe = replace(recipe, found_for=replace(recipe.found_for, measured=asdict(measured)))
+        recipe = replace(recipe, found_for=replace(recipe.found_for, measured=_known(measured)))
         return Finalist(recipe, candidate.scores.latency_ms * drift, measured, Path(exported.path))
 
     def _signed(self, candidate: Candidate) -> Recipe:
@@ -291,9 +291,12 @@ def binding_layers(recipe: Recipe, scoring: Scoring, count: int = 3) -> tuple[st
     return tuple(sorted(gains, key=lambda name: -gains[name])[:count])
 
 
+def _known(measured: Measured) -> dict[str, float]:
+    return {name: value for name, value in asdict(measured).items() if value is not None}
+
+
 def _best_metrics(result: Result) -> dict[str, float]:
-    measured = asdict(result.best.measured)
-    named = {f"best_{name}": float(value) for name, value in measured.items()}
+    named = {f"best_{name}": float(value) for name, value in _known(result.best.measured).items()}
     speedups = {
         "speedup_over_fp32": result.baseline.latency_ms / result.best.measured.latency_ms,
         "speedup_over_bf16": result.bf16.latency_ms / result.best.measured.latency_ms,
