@@ -13,13 +13,15 @@ def drop_interval(original: Tensor | None, scores: Tensor | None) -> tuple[float
     """Return the 95% bootstrap interval of the mean that is lost against the original, both of shape (samples,).
 
     Percentiles of resampled means of the paired differences (Efron 1979), always from the same seed. None where the
-    metric is no mean or there is one sample only.
+    metric is no mean, there is one sample only, or a score is not a number.
     """
     from scipy.stats import bootstrap
 
     if original is None or scores is None or len(scores) < 2:
         return None
     lost = (original - scores).numpy(force=True)
+    if not np.isfinite(lost).all():
+        return None
     found = bootstrap(
         (lost,),
         np.mean,

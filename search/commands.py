@@ -147,10 +147,8 @@ def _search(job: SearchJob, seed: int, out: Path) -> Any:
     from gulliver.search.run_search import run_search
 
     result = run_search(job.task, job.target, replace(job.settings, seed=seed), job.tracking, out, say)
-    if not result.within_budget:
-        drop = result.baseline.accuracy_test - result.best.measured.accuracy_test
-        say(f"\nNo finalist is within the budget on the test split: the closest loses {drop:.4f}.")
-        say(f"What binds: {', '.join(result.binding_layers)} (left alone, each wins back the most accuracy).")
+    if result.explanation:
+        say("\n" + "\n".join(result.explanation))
     return result
 
 

@@ -1,6 +1,7 @@
 """Finalists: recipes of the front that are fine-tuned, exported, scored on both splits, and measured."""
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -18,6 +19,7 @@ from gulliver.search.study import Candidate
 from gulliver.spaces.recipe import Recipe
 from gulliver.spaces.space import untouched
 from gulliver.tasks.cache import write_atomically
+from gulliver.tasks.errors import InputError
 from gulliver.tasks.protocol import Split
 from torch import Tensor
 
@@ -185,11 +187,17 @@ def within_budget(measured: Measured, baseline: Measured, budget: Budget) -> boo
 
 
 def best_finalist(finalists: Sequence[Finalist], baseline: Measured, budget: Budget) -> tuple[Finalist, bool]:
-    """Return the fastest finalist within the budget on the test split, or the closest, and whether it is within."""
+    """Return the fastest finalist within the budget on the test split, or the closest, and whether it is within.
+
+    Raises InputError where there is none: every candidate's score was no number.
+    """
+    if not finalists:
+        raise InputError("a candidate must have a score that is a number, but all of them failed")
     feasible = [it for it in finalists if within_budget(it.measured, baseline, budget)]
     if feasible:
         return min(feasible, key=lambda it: it.measured.latency_ms), True
-    return max(finalists, key=lambda it: it.measured.accuracy_test), False
+    # A score that is no number is greater than none and less than none, so it goes last by itself.
+    return max(finalists, key=lambda it: (not math.isnan(it.measured.accuracy_test), it.measured.accuracy_test)), False
 
 
 def _measured(exported: Exported, timing: Timing) -> Measured:

@@ -11,6 +11,8 @@ from gulliver.compressors.compress import Original, read_original
 from gulliver.evaluators.accuracy import check_task
 from gulliver.evaluators.latency.calibration import calibrate_space
 from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
+from gulliver.search.binding_layers import binding_layers
+from gulliver.search.explain import Explanation, explain, explanation_lines, measured_costs, modelled_costs
 from gulliver.search.finalists import (
     Bench,
     Exported,
@@ -39,7 +41,7 @@ from gulliver.search.scoring import Scoring
 from gulliver.search.settings import SearchSettings
 from gulliver.search.study import Candidate, Study, front, open_study
 from gulliver.search.tracking import Tracker, TrackingSettings
-from gulliver.spaces.recipe import FoundFor, LayerRecipe, Recipe
+from gulliver.spaces.recipe import FoundFor, Recipe
 from gulliver.spaces.space import Space, untouched
 from gulliver.tasks.protocol import Task, TrainingTask
 from tqdm import tqdm
@@ -201,18 +203,40 @@ class _Search:
         finalists = [self._finalist(by_key[key], exported[key], measured[key], drift) for key in exported]
         best, within = best_finalist(finalists, measured["baseline"], self.settings.budget)
         summary = self._summary(study, scoring, best, measured)
-        binding = () if within else binding_layers(best.recipe, scoring)
+        explanation = None if within else self._explain(study, scoring, finalists, best, measured, drift)
+        binding = binding_layers(best.recipe, explanation.missed, scoring) if explanation else {}
         return Result(
             out=self.directory.path,
             front=tuple(replace(it, recipe=self._signed(it)) for it in members),
             finalists=tuple(finalists),
             best=best,
             within_budget=within,
-            binding_layers=binding,
+            explanation=tuple(explanation_lines(explanation, binding)) if explanation else (),
+            binding_layers=tuple(binding),
             baseline=measured["baseline"],
             bf16=measured["bf16"],
             summary=summary,
         )
+
+    def _explain(
+        self,
+        study: Study,
+        scoring: Scoring,
+        finalists: Sequence[Finalist],
+        best: Finalist,
+        measured: dict[str, Measured],
+        drift: float,
+    ) -> Explanation:
+        """Return why the budget was not met, from all that was measured and modelled."""
+        original = measured["baseline"].accuracy_test
+        named = {"the original in bf16": measured["bf16"], "the original in fp32": measured["baseline"]}
+        named |= {f"recipe {it.recipe.key[:8]}": it.measured for it in finalists}
+        known = {name: measured_costs(name, it, original) for name, it in named.items()}
+        for it in study.candidates():
+            name = f"recipe {it.recipe.key[:8]}"
+            if name not in known and it.scores.valid and not it.scores.dropped:
+                known[name] = modelled_costs(name, it, scoring.baseline_accuracy, drift)
+        return explain([*known.values()], known[f"recipe {best.recipe.key[:8]}"], self.settings.budget)
 
     def _finalist(self, candidate: Candidate, exported: Exported, measured: Measured, drift: float) -> Finalist:
         """Return the finalist, its prediction scaled by how much slower the bf16 original runs now than modelled.
@@ -277,18 +301,6 @@ class _Search:
         flat = {"task": task, "target": target, "conditions": self.target.conditions, "trials": settings.trials}
         sampler = type(settings.sampler).__name__.lower()
         return flat | {"seed": settings.seed, "sampler": sampler, "max_drop": settings.budget.max_drop}
-
-
-def binding_layers(recipe: Recipe, scoring: Scoring, count: int = 3) -> tuple[str, ...]:
-    """Return the layers whose compression costs the most accuracy: left alone, each wins back the most."""
-    gains: dict[str, float] = {}
-    bare = replace(recipe, finetune=None)
-    before = scoring.score(bare).accuracy_search
-    groups = [(group.name, group.layers) for group in scoring.original.graph.channel_groups]
-    for name, layers in groups:
-        relaxed = dict(bare.layers) | {layer: LayerRecipe() for layer in layers}
-        gains[name] = scoring.score(Recipe(relaxed)).accuracy_search - before
-    return tuple(sorted(gains, key=lambda name: -gains[name])[:count])
 
 
 def _known(measured: Measured) -> dict[str, float]:

@@ -1,4 +1,3 @@
-import numpy as np
 import pytest
 import torch
 from gulliver.search.bootstrap import drop_interval
@@ -38,4 +37,8 @@ def test_the_same_scores_give_the_same_interval():
 @pytest.mark.parametrize("scores", [None, torch.ones(1)])
 def test_without_samples_to_draw_from_there_is_no_interval(scores):
     assert drop_interval(scores, scores) is None
-    assert np.isfinite(drop_interval(torch.ones(2), torch.ones(2))).all()
+    assert drop_interval(torch.ones(2), torch.ones(2)) == (0.0, 0.0)
+
+
+def test_a_score_that_is_not_a_number_has_no_interval():
+    assert drop_interval(torch.ones(3), torch.tensor([1.0, torch.nan, 1.0])) is None

@@ -156,6 +156,13 @@ def test_the_same_command_on_a_finished_search_gives_the_same_result_without_sco
     assert (out / "front.csv").read_bytes() == front
 
 
+def test_a_space_without_a_choice_is_one_line_and_exit_status_2(searched, cache, tmp_path):
+    empty = ["space.bits=[]", "space.max_ratio=0", "space.ranks=[]"]
+    result = gulliver(tmp_path, cache, "search", *QUICK, *empty, "out=run")
+    assert result.returncode == 2
+    assert result.stderr == "gulliver: the space is empty: nothing that `space` allows can run on this target\n"
+
+
 def test_another_search_in_the_same_folder_is_refused(searched, cache):
     out, _ = searched
     result = gulliver(out.parent, cache, "search", *QUICK, "out=run", "seed=5")
