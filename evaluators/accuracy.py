@@ -34,9 +34,10 @@ class Accuracy:
 
     def __call__(self, recipe: Recipe) -> float:
         """Return the score of the recipe's network; NaN where its scores are not numbers."""
-        return score(self.original.task, self._network(recipe), "search", self.samples)
+        return score(self.original.task, self.network(recipe), "search", self.samples)
 
-    def _network(self, recipe: Recipe) -> nn.Module:
+    def network(self, recipe: Recipe) -> nn.Module:
+        """Return the recipe's simulated network, which is scored whole or slice by slice."""
         recovers = self.recovery is not None and self.recovery.steps > 0 and is_thinned(recipe)
         if self.candidates is None or recovers:
             return compress(self.original, recipe, recovery=self.recovery)
@@ -49,13 +50,27 @@ def check_task(task: Task) -> None:
         raise InputError(f"the task {task.name} must have `size` and `scores`, or `metric`, to be scored by")
 
 
-def sample_scores(task: Task, model: nn.Module, split: Split) -> Tensor | None:
-    """Return shape (samples,): the model's score of every sample of the split; None where the metric is no mean."""
+def sample_scores(task: Task, model: nn.Module, split: Split, start: int = 0, stop: int | None = None) -> Tensor | None:
+    """Return shape (stop - start,): the model's scores of these samples, of all where `stop` is None.
+
+    None where the metric is no mean. Raises InputError for an empty split.
+    """
     if isinstance(task, MetricTask):
         return None
     assert isinstance(task, ScoredTask)
     with torch.inference_mode():
-        return task.scores(model, split, 0, task.size(split)).double()
+        return task.scores(model, split, start, split_size(task, split) if stop is None else stop).double()
+
+
+def split_size(task: ScoredTask, split: Split, samples: int | None = None) -> int:
+    """Return how many of the split's samples are scored: the first `samples`, or all where that is None.
+
+    Raises InputError for an empty split.
+    """
+    size = task.size(split)
+    if size < 1:
+        raise InputError(f"the {split} split of task {task.name} must have a sample, but has {size}")
+    return min(size, samples or size)
 
 
 def paired_standard_error(scores: Tensor | None, others: Tensor | None) -> float:
@@ -74,7 +89,4 @@ def score(task: Task, model: nn.Module, split: Split, samples: int | None = None
         if isinstance(task, MetricTask):
             return float(task.metric(model, split))
         assert isinstance(task, ScoredTask)
-        size = task.size(split)
-        if size < 1:
-            raise InputError(f"the {split} split of task {task.name} must have a sample, but has {size}")
-        return float(task.scores(model, split, 0, min(size, samples or size)).double().mean())
+        return float(task.scores(model, split, 0, split_size(task, split, samples)).double().mean())

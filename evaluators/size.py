@@ -22,9 +22,13 @@ class Size:
 
     def __call__(self, recipe: Recipe) -> float:
         """Return the modelled bytes of the exported network's weights."""
+        return float(sum(self.by_layer(recipe).values()))
+
+    def by_layer(self, recipe: Recipe) -> dict[str, int]:
+        """Return the modelled bytes of each layer's weights."""
         channels = channels_after(self.graph, recipe)
         layers = self.graph.layers
-        return float(sum(_layer_bytes(layers[name], channels[name], recipe.layers[name]) for name in layers))
+        return {name: _layer_bytes(layers[name], channels[name], recipe.layers[name]) for name in layers}
 
 
 def _layer_bytes(layer: Layer, channels: Channels, choice: LayerRecipe) -> int:

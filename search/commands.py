@@ -4,7 +4,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +12,19 @@ from gulliver.search.configuration import build, build_target, check_keys
 from gulliver.tasks.errors import InputError
 
 _SECTIONS = ("task", "target", "space", "sensitivity", "sampler", "budget", "trial", "finalists", "tracking")
-_SEARCH_KEYS = [*_SECTIONS, "trials", "batch", "seed", "objectives", "out", "again"]
-_WITHOUT_EFFECT = ("trials", "out", "again", "tracking")
+_SEARCH_KEYS = [*_SECTIONS, "trials", "batch", "seed", "seeds", "objectives", "out", "again"]
+_WITHOUT_EFFECT = ("trials", "seeds", "out", "again", "tracking")
 
 
 @dataclass(frozen=True)
 class SearchJob:
-    """A checked search: everything is built, nothing has run."""
+    """A checked search: everything is built, nothing has run. It is repeated with as many other seeds as are wanted."""
 
     task: Any
     target: Any
     settings: Any
     tracking: Any
+    seeds: tuple[int, ...]
     out: Path
     again: bool
 
@@ -87,9 +88,11 @@ def build_search(config: dict[str, Any]) -> SearchJob:
     }
     plain = {key: config[key] for key in ("trials", "batch", "seed", "objectives")}
     settings = build(SearchSettings, plain | sections, "search")
-    out = _folder(config["out"]) or _default_out(config, task.name, target.name, settings.seed)
+    seeds = _seeds(config["seeds"], settings.seed)
+    named = f"{task.name}-{target.name}-{'seeds-from' if len(seeds) > 1 else 'seed'}{settings.seed}"
+    out = _folder(config["out"]) or _default_out(config, named)
     tracking = build(TrackingSettings, config["tracking"], "tracking")
-    return SearchJob(task, target, settings, tracking, out, bool(config["again"]))
+    return SearchJob(task, target, settings, tracking, seeds, out, bool(config["again"]))
 
 
 def build_apply(config: dict[str, Any]) -> ApplyJob:
@@ -129,21 +132,45 @@ def build_predict(config: dict[str, Any]) -> PredictJob:
 
 
 def run_search_job(job: SearchJob) -> None:
-    """Search, and say at the end where everything is."""
+    """Search, with each seed that is wanted, and say at the end where everything is."""
     from gulliver.search.run_directory import RunDirectory
-    from gulliver.search.run_search import run_search
     from gulliver.search.tracking import Tracker
 
     if job.again:
         RunDirectory(job.out).set_aside()
-    result = run_search(job.task, job.target, job.settings, job.tracking, job.out, say)
-    if not result.within_budget:
-        drop = result.baseline.accuracy_test - result.best.measured.accuracy_test
-        say(f"\nNo finalist is within the budget on the test split: the closest loses {drop:.4f}.")
-        say(f"What binds: {', '.join(result.binding_layers)} (left alone, each wins back the most accuracy).")
-    say(f"\nbest recipe   {result.out / 'recipes' / 'best.yaml'}")
-    say(f"everything    {result.out}")
+    best = _search(job, job.settings.seed, job.out) if len(job.seeds) == 1 else _search_seeds(job)
+    say(f"\nbest recipe   {best.out / 'recipes' / 'best.yaml'}")
+    say(f"everything    {job.out}")
     say(f"dashboard     mlflow ui --backend-store-uri {Tracker(job.tracking, job.out).uri}   (or: make dashboard)")
+
+
+def _search(job: SearchJob, seed: int, out: Path) -> Any:
+    """Return the result of the search with one seed, and say what it came to."""
+    from gulliver.search.run_search import run_search
+
+    result = run_search(job.task, job.target, replace(job.settings, seed=seed), job.tracking, out, say)
+    if result.explanation:
+        say("\n" + "\n".join(result.explanation))
+    return result
+
+
+def _search_seeds(job: SearchJob) -> Any:
+    """Return the best of the seeds' results, and say how far they are from each other."""
+    from gulliver.search.seeds import best_result, outcome, search_seeds, seed_table
+    from gulliver.search.tracking import Tracker
+
+    # One store for all seeds, where that of a single search would be.
+    shared = replace(job, tracking=replace(job.tracking, uri=Tracker(job.tracking, job.out).uri))
+
+    def search(seed: int, out: Path) -> Any:
+        say(f"\nseed {seed}, {job.seeds.index(seed) + 1} of {len(job.seeds)}")
+        return _search(shared, seed, out)
+
+    results = search_seeds(search, job.seeds, job.out)
+    say(
+        f"\nthe best recipe of each seed as measured, and the front as searched\n{seed_table([*map(outcome, results)])}"
+    )
+    return best_result(results)
 
 
 def run_apply_job(job: ApplyJob) -> None:
@@ -230,8 +257,15 @@ def _folder(value: object) -> Path | None:
     return Path(value) if value else None
 
 
-def _default_out(config: dict[str, Any], task: str, target: str, seed: int) -> Path:
+def _seeds(count: object, first: int) -> tuple[int, ...]:
+    """Return the seeds of a search and of its repetitions."""
+    if type(count) is not int or not 1 <= count <= 2**31 - first:
+        raise InputError(f"`1 <= seeds <= 2**31 - seed` must hold, but it is {count}")
+    return tuple(range(first, first + count))
+
+
+def _default_out(config: dict[str, Any], named: str) -> Path:
     """Return a folder named for the settings, so that the same command finds its own search again."""
     decisive = {key: value for key, value in config.items() if key not in _WITHOUT_EFFECT}
     digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:8]
-    return Path("outputs") / f"{task}-{target}-seed{seed}-{digest}"
+    return Path("outputs") / f"{named}-{digest}"

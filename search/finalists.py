@@ -1,6 +1,7 @@
 """Finalists: recipes of the front that are fine-tuned, exported, scored on both splits, and measured."""
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -12,22 +13,28 @@ from gulliver.evaluators.accuracy import paired_standard_error, sample_scores, s
 from gulliver.evaluators.exported import OpenvinoModule
 from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
 from gulliver.evaluators.latency.measurement import Timing, compile_openvino, measure
+from gulliver.search.bootstrap import drop_interval
 from gulliver.search.settings import Budget, FinalistSettings
 from gulliver.search.study import Candidate
 from gulliver.spaces.recipe import Recipe
 from gulliver.spaces.space import untouched
 from gulliver.tasks.cache import write_atomically
+from gulliver.tasks.errors import InputError
+from gulliver.tasks.protocol import Split
 from torch import Tensor
 
 BASELINES = {"baseline": "float32", "bf16": "bfloat16"}
 _MODEL_FILE = "model.xml"
+_SPLITS: tuple[Split, Split] = ("search", "test")
 
 
 @dataclass(frozen=True)
 class Exported:
     """An exported network: the accuracies of the file itself, and the bytes that it takes on the disk.
 
-    `drop_standard_error` is that of the accuracy lost on the search split, sample by sample against the original.
+    `drop_standard_error` is that of the accuracy lost on the search split, sample by sample against the original;
+    `drop_test_low` and `drop_test_high` are the 95% bootstrap interval of what is lost on the test split, None where
+    the metric is no mean of samples.
     """
 
     path: str
@@ -36,11 +43,16 @@ class Exported:
     size_bytes: int
     float_type: str
     drop_standard_error: float
+    drop_test_low: float | None = None
+    drop_test_high: float | None = None
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured of an exported network; latencies are quantiles of CPU time."""
+    """What was measured of an exported network; latencies are quantiles of CPU time.
+
+    `drop_test_low` and `drop_test_high` are as in `Exported`.
+    """
 
     accuracy_search: float
     accuracy_test: float
@@ -48,6 +60,8 @@ class Measured:
     latency_p10_ms: float
     latency_p90_ms: float
     size_bytes: int
+    drop_test_low: float | None = None
+    drop_test_high: float | None = None
 
 
 @dataclass(frozen=True)
@@ -88,15 +102,20 @@ class Bench:
 
     def _score(self, path: Path, size_bytes: int, float_type: str) -> Exported:
         task, module = self.original.task, OpenvinoModule(path, float_type)
-        samples = sample_scores(task, module, "search")
-        search = score(task, module, "search") if samples is None else float(samples.mean())
-        error = paired_standard_error(samples, self._original_scores)
-        return Exported(str(path), search, score(task, module, "test"), size_bytes, float_type, error)
+        samples = {split: sample_scores(task, module, split) for split in _SPLITS}
+        means = {
+            split: score(task, module, split) if scores is None else float(scores.mean())
+            for split, scores in samples.items()
+        }
+        original = self._original_scores
+        error = paired_standard_error(samples["search"], original["search"])
+        interval = drop_interval(original["test"], samples["test"]) or (None, None)
+        return Exported(str(path), means["search"], means["test"], size_bytes, float_type, error, *interval)
 
     @cached_property
-    def _original_scores(self) -> Tensor | None:
-        """The original's score of every sample of the search split."""
-        return sample_scores(self.original.task, self.original.task.model, "search")
+    def _original_scores(self) -> dict[Split, Tensor | None]:
+        """The original's score of every sample of both splits."""
+        return {split: sample_scores(self.original.task, self.original.task.model, split) for split in _SPLITS}
 
     def baselines(self) -> dict[str, Exported]:
         """Return the untouched network exported for fp32 and for bf16."""
@@ -168,11 +187,17 @@ def within_budget(measured: Measured, baseline: Measured, budget: Budget) -> boo
 
 
 def best_finalist(finalists: Sequence[Finalist], baseline: Measured, budget: Budget) -> tuple[Finalist, bool]:
-    """Return the fastest finalist within the budget on the test split, or the closest, and whether it is within."""
+    """Return the fastest finalist within the budget on the test split, or the closest, and whether it is within.
+
+    Raises InputError where there is none: every candidate's score was no number.
+    """
+    if not finalists:
+        raise InputError("a candidate must have a score that is a number, but all of them failed")
     feasible = [it for it in finalists if within_budget(it.measured, baseline, budget)]
     if feasible:
         return min(feasible, key=lambda it: it.measured.latency_ms), True
-    return max(finalists, key=lambda it: it.measured.accuracy_test), False
+    # A score that is no number is greater than none and less than none, so it goes last by itself.
+    return max(finalists, key=lambda it: (not math.isnan(it.measured.accuracy_test), it.measured.accuracy_test)), False
 
 
 def _measured(exported: Exported, timing: Timing) -> Measured:
@@ -183,4 +208,6 @@ def _measured(exported: Exported, timing: Timing) -> Measured:
         latency_p10_ms=timing.p10_ms,
         latency_p90_ms=timing.p90_ms,
         size_bytes=exported.size_bytes,
+        drop_test_low=exported.drop_test_low,
+        drop_test_high=exported.drop_test_high,
     )

@@ -3,23 +3,30 @@
 import json
 import math
 import os
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What one recipe was scored: accuracy simulated on the search split, latency and size modelled."""
+    """What one recipe was scored: accuracy simulated on the search split, latency and size modelled.
+
+    `samples` were scored one by one, 0 where the metric is no mean of these. A recipe that was `dropped` in a race has
+    an estimate for its accuracy, and is never on the front.
+    """
 
     accuracy_search: float
     latency_ms: float
     size_bytes: float
     seconds: float = 0.0
+    samples: int = 0
+    dropped: bool = False
 
     @property
     def valid(self) -> bool:
-        """Say whether every score is a number."""
-        return not any(math.isnan(value) for value in (self.accuracy_search, self.latency_ms, self.size_bytes))
+        """Say whether every score is a finite number."""
+        return all(math.isfinite(value) for value in (self.accuracy_search, self.latency_ms, self.size_bytes))
 
 
 @dataclass
@@ -43,6 +50,10 @@ class Journal:
     def get(self, key: str) -> Scores | None:
         """Return the scores of the recipe with this key, if it was ever scored."""
         return self._scores.get(key)
+
+    def items(self) -> Iterator[tuple[str, Scores]]:
+        """Yield every recipe's key and scores, in the order in which they were scored."""
+        yield from self._scores.items()
 
     def add(self, key: str, scores: Scores) -> None:
         """Write the scores to the disk; only then are they known."""

@@ -79,7 +79,7 @@ def front_table(result: Result, conditions: str) -> str:
 
 def finalist_table(result: Result, conditions: str) -> str:
     """Return the originals and the finalists as measured, fastest last, each finalist with its prediction."""
-    columns = f"{'':24}{'search':>8}{'test':>8}{'ms':>8}{'p10..p90':>14}{'faster':>8}{'KB':>7}"
+    columns = f"{'':24}{'search':>8}{'test':>8}{'lost on test, 95%':>19}{'ms':>8}{'p10..p90':>14}{'faster':>8}{'KB':>7}"
     columns += f"{'predicted':>11}{'error':>8}"
     rows = [f"exported and measured ({conditions}, accuracy on both splits)", columns]
     rows.append(_line("OpenVINO fp32", result.baseline, result.baseline))
@@ -93,9 +93,15 @@ def finalist_table(result: Result, conditions: str) -> str:
 
 def _line(name: str, measured: Measured, base: Measured) -> str:
     spread = f"{measured.latency_p10_ms:.2f}..{measured.latency_p90_ms:.2f}"
-    accuracies = f"{measured.accuracy_search:>8.4f}{measured.accuracy_test:>8.4f}"
+    accuracies = f"{measured.accuracy_search:>8.4f}{measured.accuracy_test:>8.4f}{_interval(measured):>19}"
     latency = f"{measured.latency_ms:>8.2f}{spread:>14}{base.latency_ms / measured.latency_ms:>7.2f}x"
     return f"{name:24}{accuracies}{latency}{measured.size_bytes / 1000:>7.0f}"
+
+
+def _interval(measured: Measured) -> str:
+    if measured.drop_test_low is None or measured.drop_test_high is None:
+        return "-"
+    return f"{measured.drop_test_low:.4f}..{measured.drop_test_high:.4f}"
 
 
 def _mark(axes: Any, points: Sequence[Measured], marker: str, color: str, label: str, size: int = 60) -> None:

@@ -13,7 +13,7 @@ class Result:
     """The front of the search, its finalists, and the best of them beside the untouched network.
 
     `within_budget` is False where no finalist keeps the budget on the test split; `best` is then the closest,
-    and `binding_layers` are those whose compression costs the most accuracy.
+    `explanation` says line by line why and what to relax, and `binding_layers` are the layers that it names.
     """
 
     out: Path
@@ -21,6 +21,7 @@ class Result:
     finalists: tuple[Finalist, ...]
     best: Finalist
     within_budget: bool
+    explanation: tuple[str, ...]
     binding_layers: tuple[str, ...]
     baseline: Measured
     bf16: Measured

@@ -24,8 +24,8 @@ class RunDirectory:
 
     @property
     def finished(self) -> bool:
-        """Say whether a search has come to its end here."""
-        return (self.path / "summary.json").exists()
+        """Say whether a search, or its repetition with several seeds, has come to its end here."""
+        return any((self.path / name).exists() for name in ("summary.json", "seeds.json"))
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from gulliver.evaluators.accuracy import check_task
 from gulliver.evaluators.latency.calibration import calibrate_space
 from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
 from gulliver.evaluators.latency.price_tables import call_tables, price
+from gulliver.search.binding_layers import binding_layers
+from gulliver.search.explain import Explanation, explain, explanation_lines, measured_costs, modelled_costs
 from gulliver.search.finalists import (
     Bench,
     Exported,
@@ -23,6 +26,7 @@ from gulliver.search.finalists import (
 )
 from gulliver.search.guide import Guide
 from gulliver.search.hypervolume import hypervolume
+from gulliver.search.incumbents import Incumbents, samples_saved
 from gulliver.search.journal import Journal
 from gulliver.search.make_guide import make_guide
 from gulliver.search.report import (
@@ -42,7 +46,7 @@ from gulliver.search.sensitivity_report import write_sensitivities
 from gulliver.search.settings import SearchSettings
 from gulliver.search.study import Candidate, Study, front, open_study
 from gulliver.search.tracking import Tracker, TrackingSettings
-from gulliver.spaces.recipe import FoundFor, LayerRecipe, Recipe
+from gulliver.spaces.recipe import FoundFor, Recipe
 from gulliver.spaces.space import Space, untouched
 from gulliver.tasks.protocol import Task, TrainingTask
 from tqdm import tqdm
@@ -126,7 +130,13 @@ class _Search:
             f"  {len(latency.table)} kernel times, fitted to {fitted.networks:.0f} measured networks "
             f"with a mean error of {fitted.mean_error:.1%}"
         )
-        return Scoring(self.original, self.target, latency, self.settings)
+        incumbents = Incumbents(self.journal, self.directory.path / "samples")
+        return Scoring(self.original, self.target, latency, self.settings, incumbents)
+
+    @cached_property
+    def journal(self) -> Journal:
+        """Every score of this search, of earlier processes too."""
+        return Journal(self.directory.path / "scores.jsonl")
 
     def _guide(self, scoring: Scoring) -> Guide:
         """Return the measured sensitivities as a problem to solve, with the prices of all recipes."""
@@ -138,9 +148,8 @@ class _Search:
         return make_guide(self.space, sensitivities, prices, self.settings, scoring.baseline_accuracy)
 
     def _open_study(self, scoring: Scoring, guide: Guide | None) -> Study:
-        path, score, constraints = self.directory.path, scoring.score, scoring.constraints
-        journal = Journal(path / "scores.jsonl")
-        return open_study(path / "study.db", self.space, self.settings, journal, score, constraints, guide)
+        path, score, constraints = self.directory.path / "study.db", scoring.score, scoring.constraints
+        return open_study(path, self.space, self.settings, self.journal, score, constraints, guide)
 
     def _run_study(self, study: Study, scoring: Scoring) -> None:
         done = study.candidates()
@@ -158,6 +167,8 @@ class _Search:
 
         with bar:
             study.run(told)
+        if (saved := samples_saved(self.journal)) > 0:
+            self.say(f"racing scored {1 - saved:.0%} of the samples: {saved:.0%} were saved")
 
     def _summary_metrics(self, candidates: Sequence[Candidate], baseline_accuracy: float) -> dict[str, float]:
         members = front(candidates, self.settings.objectives)
@@ -208,18 +219,40 @@ class _Search:
         finalists = [self._finalist(by_key[key], exported[key], measured[key], drift) for key in exported]
         best, within = best_finalist(finalists, measured["baseline"], self.settings.budget)
         summary = self._summary(study, scoring, best, measured)
-        binding = () if within else binding_layers(best.recipe, scoring)
+        explanation = None if within else self._explain(study, scoring, finalists, best, measured, drift)
+        binding = binding_layers(best.recipe, explanation.missed, scoring) if explanation else {}
         return Result(
             out=self.directory.path,
             front=tuple(replace(it, recipe=self._signed(it)) for it in members),
             finalists=tuple(finalists),
             best=best,
             within_budget=within,
-            binding_layers=binding,
+            explanation=tuple(explanation_lines(explanation, binding)) if explanation else (),
+            binding_layers=tuple(binding),
             baseline=measured["baseline"],
             bf16=measured["bf16"],
             summary=summary,
         )
+
+    def _explain(
+        self,
+        study: Study,
+        scoring: Scoring,
+        finalists: Sequence[Finalist],
+        best: Finalist,
+        measured: dict[str, Measured],
+        drift: float,
+    ) -> Explanation:
+        """Return why the budget was not met, from all that was measured and modelled."""
+        original = measured["baseline"].accuracy_test
+        named = {"the original in bf16": measured["bf16"], "the original in fp32": measured["baseline"]}
+        named |= {f"recipe {it.recipe.key[:8]}": it.measured for it in finalists}
+        known = {name: measured_costs(name, it, original) for name, it in named.items()}
+        for it in study.candidates():
+            name = f"recipe {it.recipe.key[:8]}"
+            if name not in known and it.scores.valid and not it.scores.dropped:
+                known[name] = modelled_costs(name, it, scoring.baseline_accuracy, drift)
+        return explain([*known.values()], known[f"recipe {best.recipe.key[:8]}"], self.settings.budget)
 
     def _finalist(self, candidate: Candidate, exported: Exported, measured: Measured, drift: float) -> Finalist:
         """Return the finalist, its prediction scaled by how much slower the bf16 original runs now than modelled.
@@ -227,7 +260,7 @@ class _Search:
         A shared machine's speed swings by a third within minutes, and the model knows only ratios.
         """
         recipe = with_finetuning(self._signed(candidate), self.settings.finalists)
-        recipe = replace(recipe, found_for=replace(recipe.found_for, measured=asdict(measured)))
+        recipe = replace(recipe, found_for=replace(recipe.found_for, measured=_known(measured)))
         return Finalist(recipe, candidate.scores.latency_ms * drift, measured, Path(exported.path))
 
     def _signed(self, candidate: Candidate) -> Recipe:
@@ -262,6 +295,7 @@ class _Search:
             "seed": self.settings.seed,
             "trials": len(candidates),
             "hypervolume": self._hypervolume(members, candidates, scoring.baseline_accuracy),
+            "samples_saved": samples_saved(self.journal),
             "seconds": self.directory.seconds(),
             "baseline": asdict(measured["baseline"]),
             "bf16": asdict(measured["bf16"]),
@@ -285,23 +319,15 @@ class _Search:
         return flat | {"seed": settings.seed, "sampler": sampler, "max_drop": settings.budget.max_drop}
 
 
-def binding_layers(recipe: Recipe, scoring: Scoring, count: int = 3) -> tuple[str, ...]:
-    """Return the layers whose compression costs the most accuracy: left alone, each wins back the most."""
-    gains: dict[str, float] = {}
-    bare = replace(recipe, finetune=None)
-    before = scoring.score(bare).accuracy_search
-    groups = [(group.name, group.layers) for group in scoring.original.graph.channel_groups]
-    for name, layers in groups:
-        relaxed = dict(bare.layers) | {layer: LayerRecipe() for layer in layers}
-        gains[name] = scoring.score(Recipe(relaxed)).accuracy_search - before
-    return tuple(sorted(gains, key=lambda name: -gains[name])[:count])
+def _known(measured: Measured) -> dict[str, float]:
+    return {name: value for name, value in asdict(measured).items() if value is not None}
 
 
 def _best_metrics(result: Result) -> dict[str, float]:
-    measured = asdict(result.best.measured)
-    named = {f"best_{name}": float(value) for name, value in measured.items()}
+    named = {f"best_{name}": float(value) for name, value in _known(result.best.measured).items()}
     speedups = {
         "speedup_over_fp32": result.baseline.latency_ms / result.best.measured.latency_ms,
         "speedup_over_bf16": result.bf16.latency_ms / result.best.measured.latency_ms,
     }
-    return named | speedups | {"prediction_error": result.best.prediction_error}
+    shares = {"prediction_error": result.best.prediction_error, "samples_saved": result.summary["samples_saved"]}
+    return named | speedups | shares

@@ -35,16 +35,41 @@ class Budget:
 
 
 @dataclass(frozen=True)
+class Race:
+    """Candidates are scored on slices of `first_slice` samples, then of twice as many, and so on.
+
+    One that could be on the front, or be within the budget, is dropped with a probability of 1 - `confidence` at most.
+    This needs the most that a sample can score; None takes the highest score seen, which is exact for right answers.
+    """
+
+    confidence: float = 0.95
+    first_slice: int = 250
+    highest_score: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.confidence < 1:
+            raise InputError(f"`0 < trial.race.confidence < 1` must hold, but it is {self.confidence}")
+        if self.first_slice < 1:
+            raise InputError(f"`trial.race.first_slice >= 1` must hold, but it is {self.first_slice}")
+
+
+@dataclass(frozen=True)
 class TrialSettings:
     """How a candidate is scored: after a few steps of fine-tuning, or as it is where `finetune` is None.
 
     `samples` are the search split's first samples that are scored; None scores all. Finalists are scored on all.
+    `memory_bytes` bounds what is kept of one candidate's weights and activations for the next.
+    `race` is None where every candidate is scored on all of these.
     """
 
     finetune: Recovery | None = field(default_factory=Recovery)
     samples: int | None = None
+    race: Race | None = field(default_factory=Race)
+    memory_bytes: int = 256 << 20
 
     def __post_init__(self) -> None:
+        if self.memory_bytes < 0:
+            raise InputError(f"`trial.memory_bytes >= 0` must hold, but it is {self.memory_bytes}")
         if self.samples is not None and self.samples < 1:
             raise InputError(f"`trial.samples >= 1` must hold, but it is {self.samples}")
 

@@ -158,10 +158,11 @@ def guided_seeds(space: Space) -> Iterator[tuple[str, Recipe]]:
 def front(candidates: Sequence[Candidate], objectives: Sequence[str]) -> list[Candidate]:
     """Return the feasible candidates that no other one beats on every objective, fastest first.
 
-    Of candidates with equal scores only the first stays. If none is feasible, all are looked at.
+    Of candidates with equal scores only the first stays. If none is feasible, all are looked at. One that was dropped
+    in a race is never a member.
     """
-    feasible = [it for it in candidates if it.scores.valid and it.violation <= 0]
-    pool = feasible or [it for it in candidates if it.scores.valid]
+    scored = [it for it in candidates if it.scores.valid and not it.scores.dropped]
+    pool = [it for it in scored if it.violation <= 0] or scored
     costs = {id(it): _costs(it, objectives) for it in pool}
     distinct = {costs[id(it)]: it for it in reversed(pool)}.values()
     members = [

@@ -30,7 +30,10 @@ class Task(Protocol):
 
 @runtime_checkable
 class ScoredTask(Task, Protocol):
-    """A task whose metric is a mean of one score per sample, higher being better."""
+    """A task whose metric is a mean of one score per sample, higher being better.
+
+    A split's samples are in random order: racing judges a network by the first of them.
+    """
 
     def size(self, split: Split) -> int:
         """Return the number of samples in the split."""

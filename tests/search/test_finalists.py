@@ -13,6 +13,7 @@ from gulliver.search.journal import Scores
 from gulliver.search.settings import Budget, FinalistSettings
 from gulliver.search.study import Candidate
 from gulliver.spaces.recipe import Decompose, LayerRecipe, Quantize, Recipe
+from gulliver.tasks.errors import InputError
 
 
 def members(count):
@@ -65,6 +66,16 @@ def test_the_best_is_the_fastest_within_the_budget_on_the_test_split():
 def test_without_one_within_the_budget_the_closest_is_handed_over():
     fast, slow = finalist(0.85, 1.0), finalist(0.89, 3.0)
     assert best_finalist([fast, slow], measured(0.91, 9.0), Budget(max_drop=0.01)) == (slow, False)
+
+
+def test_a_finalist_whose_score_is_no_number_is_not_the_closest():
+    broken, poor = finalist(float("nan"), 1.0), finalist(0.5, 3.0)
+    assert best_finalist([broken, poor], measured(0.91, 9.0), Budget()) == (poor, False)
+
+
+def test_without_a_single_finalist_there_is_nothing_to_hand_over():
+    with pytest.raises(InputError, match="a candidate must have a score that is a number, but all of them failed"):
+        best_finalist([], measured(0.91, 9.0), Budget())
 
 
 @pytest.mark.parametrize("budget", [Budget(max_latency_ms=1.5), Budget(max_size_bytes=999)])

@@ -28,3 +28,10 @@ def test_a_score_that_is_not_a_number_is_not_valid_and_is_kept(tmp_path):
     kept = Journal(path).get("a")
     assert kept is not None
     assert not kept.valid
+
+
+def test_a_line_of_before_racing_is_read(tmp_path):
+    path = tmp_path / "scores.jsonl"
+    path.write_text('{"key": "a", "accuracy_search": 0.9, "latency_ms": 1.5, "size_bytes": 1000.0, "seconds": 0.2}\n')
+    scores = Journal(path).get("a")
+    assert (scores.accuracy_search, scores.samples, scores.dropped) == (0.9, 0, False)

@@ -19,6 +19,10 @@ from gulliver.tasks.errors import InputError
         (["target.batch=0"], "`target.batch >= 1` must hold, but it is 0"),
         (["task.epochs=0"], "epochs"),
         (["out=[1]"], "out must be a folder"),
+        (["seeds=0"], "`1 <= seeds <= 2**31 - seed` must hold, but it is 0"),
+        (["seeds=many"], "`1 <= seeds <= 2**31 - seed` must hold, but it is many"),
+        (["trial.race.confidence=1"], "`0 < trial.race.confidence < 1` must hold, but it is 1.0"),
+        (["trial.race.first_slice=0"], "`trial.race.first_slice >= 1` must hold, but it is 0"),
         (["trials=[1"], "trials"),
     ],
 )
@@ -61,6 +65,16 @@ def test_the_run_directory_is_named_for_the_settings():
     first, second = (check("search", [f"seed={seed}"]).out for seed in (1, 2))
     assert first != second
     assert check("search", ["seed=1", "trials=99"]).out == first
+
+
+def test_a_search_is_repeated_with_the_next_seeds_in_a_folder_that_more_seeds_go_on_with():
+    job = check("search", ["seed=3", "seeds=2"])
+    assert job.seeds == (3, 4)
+    assert job.out == check("search", ["seed=3", "seeds=4"]).out != check("search", ["seed=3"]).out
+
+
+def test_racing_can_be_turned_off():
+    assert check("search", ["trial.race=null"]).settings.trial.race is None
 
 
 def test_the_yaml_holds_the_defaults_of_the_constructors():

@@ -70,11 +70,16 @@ def test_the_summary_has_what_was_measured_of_the_originals_and_the_best(searche
     assert summary["hypervolume"] > 0
     assert {"prepare", "calibrate", "search", "finalists", "measure"} <= set(summary["seconds"])
     measured = {"accuracy_search", "accuracy_test", "latency_ms", "latency_p10_ms", "latency_p90_ms", "size_bytes"}
+    measured |= {"drop_test_low", "drop_test_high"}
     assert set(summary["baseline"]) == set(summary["bf16"]) == measured
     assert set(summary["best"]) == measured | {"predicted_latency_ms", "recipe"}
     for entry in (summary["baseline"], summary["bf16"], summary["best"]):
         assert entry["latency_p10_ms"] <= entry["latency_ms"] <= entry["latency_p90_ms"]
         assert 0.8 < entry["accuracy_test"] <= 1
+        drop = summary["baseline"]["accuracy_test"] - entry["accuracy_test"]
+        assert entry["drop_test_low"] <= drop + 1e-9
+        assert drop <= entry["drop_test_high"] + 1e-9
+    assert 0 <= summary["samples_saved"] < 1
     assert Path(summary["best"]["recipe"]).name == "best.yaml"
 
 
@@ -151,6 +156,13 @@ def test_the_same_command_on_a_finished_search_gives_the_same_result_without_sco
     assert (out / "front.csv").read_bytes() == front
 
 
+def test_a_space_without_a_choice_is_one_line_and_exit_status_2(searched, cache, tmp_path):
+    empty = ["space.bits=[]", "space.max_ratio=0", "space.ranks=[]"]
+    result = gulliver(tmp_path, cache, "search", *QUICK, *empty, "out=run")
+    assert result.returncode == 2
+    assert result.stderr == "gulliver: the space is empty: nothing that `space` allows can run on this target\n"
+
+
 def test_another_search_in_the_same_folder_is_refused(searched, cache):
     out, _ = searched
     result = gulliver(out.parent, cache, "search", *QUICK, "out=run", "seed=5")
@@ -193,3 +205,17 @@ def test_a_sweep_runs_every_job(searched, cache, tmp_path, launcher):
     assert result.returncode == 0, result.stderr
     summaries = sorted(tmp_path.glob("outputs/*/summary.json"))
     assert sorted(json.loads(it.read_text())["seed"] for it in summaries) == [1, 2]
+
+
+def test_a_search_repeated_with_two_seeds_shows_both_and_their_band(searched, cache, tmp_path):
+    quick = [it for it in QUICK if not it.startswith("trials")]
+    more = ["trials=3", "seed=1", "seeds=2", "finalists.finetune=null", "out=twice"]
+    result = gulliver(tmp_path, cache, "search", *quick, *more)
+    assert result.returncode == 0, result.stderr
+    record = json.loads((tmp_path / "twice" / "seeds.json").read_text())
+    summaries = [json.loads((Path(tmp_path / it["out"]) / "summary.json").read_text()) for it in record["runs"]]
+    assert record["seeds"] == [it["seed"] for it in summaries] == [1, 2]
+    assert [it["latency_ms"] for it in record["runs"]] == [it["best"]["latency_ms"] for it in summaries]
+    assert (tmp_path / "twice" / "front_seeds.png").stat().st_size > 0
+    assert "lost on test" in result.stdout
+    assert (tmp_path / "mlflow.db").exists()

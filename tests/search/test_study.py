@@ -1,10 +1,14 @@
 import math
+from dataclasses import replace
 
+import numpy as np
 import optuna
 import pytest
+from gulliver.search.incumbents import Incumbents
 from gulliver.search.journal import Journal, Scores
+from gulliver.search.racing import Rival, race
 from gulliver.search.samplers import Nsga2, Random, Tpe
-from gulliver.search.settings import SearchSettings
+from gulliver.search.settings import Race, SearchSettings
 from gulliver.search.study import Candidate, front, open_study, seeds
 from optuna.trial import TrialState
 
@@ -162,3 +166,56 @@ def test_the_front_leaves_out_infeasible_candidates_unless_all_are():
     good, bad = candidate(0, 0.9, 5.0), candidate(1, 0.5, 2.0, violation=0.3)
     assert [it.trial for it in front([good, bad], ("accuracy_search", "latency_ms"))] == [0]
     assert [it.trial for it in front([bad], ("accuracy_search", "latency_ms"))] == [1]
+
+
+class Raced:
+    """Scores samples as the price says, and races: harder samples fail cheaper recipes."""
+
+    def __init__(self, folder, price):
+        self.incumbents = Incumbents(Journal(folder / "scores.jsonl"), folder / "samples")
+        self.price, self.difficulty = price, np.random.default_rng(0).random(400)
+
+    def __call__(self, recipe):
+        priced = self.price(recipe)
+        answers = (self.difficulty < priced.accuracy_search).astype(float)
+        bar = Rival(np.ones(400), 0.5)
+        rival = self.incumbents.rival({"latency_ms": priced.latency_ms}, bar)
+        settings = Race(first_slice=400 if rival is None else 50)
+        raced = race(lambda start, stop: answers[start:stop], rival or bar, settings)
+        self.incumbents.keep(recipe.key, raced, rival)
+        return replace(priced, accuracy_search=raced.mean, samples=len(raced.scores), dropped=raced.dropped)
+
+
+def run_raced(folder, space, price, wanted):
+    folder.mkdir(exist_ok=True)
+    raced = Raced(folder, price)
+    journal = raced.incumbents.journal
+    study = open_study(folder / "study.db", space, wanted, journal, raced, lambda it: {"bar": 0.5 - it.accuracy_search})
+    study.run(lambda candidate: None)
+    return study
+
+
+def test_a_raced_search_that_is_killed_races_against_the_same_incumbents(tmp_path, space, price):
+    wanted = settings(trials=12, sampler=Random())
+    straight = run_raced(tmp_path / "straight", space, price, wanted)
+    scored = []
+
+    def dying(recipe):
+        if len(scored) == 7:
+            raise Killed
+        scored.append(recipe.key)
+        return price(recipe)
+
+    with pytest.raises(Killed):
+        run_raced(tmp_path / "killed", space, dying, wanted)
+    resumed = run_raced(tmp_path / "killed", space, price, wanted)
+    assert [it.scores for it in resumed.candidates()] == [it.scores for it in straight.candidates()]
+    assert any(it.scores.dropped for it in straight.candidates())
+    assert not any(it.scores.dropped for it in front(straight.candidates(), ("accuracy_search", "latency_ms")))
+
+
+def test_a_candidate_that_was_dropped_in_a_race_is_never_on_the_front():
+    good, dropped = candidate(0, 0.9, 5.0), candidate(1, 0.95, 2.0)
+    dropped = replace(dropped, scores=replace(dropped.scores, dropped=True))
+    assert [it.trial for it in front([good, dropped], ("accuracy_search", "latency_ms"))] == [0]
+    assert front([dropped], ("accuracy_search", "latency_ms")) == []
