@@ -4,27 +4,10 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from gulliver.compressors.layer_parts import Layer
 from gulliver.compressors.plan import Call, Step, Values
-from gulliver.compressors.quantize import call_layer
 from gulliver.compressors.thinning import digest
 from gulliver.tasks.errors import InputError
-from torch import Tensor, nn
-
-
-class CandidateLayer(nn.Module):
-    """A layer with other weights in place of its own."""
-
-    def __init__(self, layer: Layer, weight: Tensor, bias: Tensor | None) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(weight, requires_grad=False)
-        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
-        # In a tuple, so that the layer is no submodule and its own weights no parameters.
-        self._layer = (layer,)
-
-    def forward(self, values: Tensor) -> Tensor:
-        """Return what the layer returns with these weights."""
-        return call_layer(self._layer[0], values, self.weight, self.bias)
+from torch import nn
 
 
 class CandidateNetwork(nn.Module):

@@ -8,13 +8,15 @@ from typing import Any, TypeAlias
 
 from gulliver.compressors.decompose import singular_values, split_layer
 from gulliver.compressors.plan import Plan
-from gulliver.compressors.quantize import rounded_weight
+from gulliver.compressors.quantize import call_layer, rounded_weight
 from gulliver.compressors.sparsify import Ranking, remove_channels
 from gulliver.compressors.store import Store
 from gulliver.spaces.layer_graph import ChannelGroup
 from torch import Tensor, nn
 
 Layer: TypeAlias = nn.Conv1d | nn.Conv2d | nn.Linear
+# A layer, and the weight and the bias that it is called with.
+Weighted: TypeAlias = tuple[Layer, Tensor, Tensor | None]
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,21 @@ class Form:
     module: str
     removed: tuple[int, ...]
     rank: int | None = None
+
+
+class WeightedLayer(nn.Module):
+    """A layer with a weight and a bias in place of its own, of which it need have none."""
+
+    def __init__(self, layer: Layer, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+        # In a tuple, so that it is no submodule and has no part in the parameters.
+        self._settings = (layer,)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Return what the layer returns with these."""
+        return call_layer(self._settings[0], values, self.weight, self.bias)
 
 
 class LayerParts:
@@ -51,11 +68,11 @@ class LayerParts:
         thinned: nn.Module = self._keep("thinned", Form(form.module, form.removed), lambda: self._remove(form))
         return thinned
 
-    def rounded_weight(self, form: Form, half: int, weight: Tensor, weight_bits: int) -> Tensor:
-        """Return the weight, that of one of the form's halves, rounded to so many bits."""
+    def rounded(self, form: Form, half: int, weighted: Weighted, weight_bits: int) -> WeightedLayer:
+        """Return one of the form's halves, with its own weights, rounded to so many bits."""
         key = (form, half, weight_bits)
-        rounded: Tensor = self._keep("rounded", key, lambda: rounded_weight(weight, weight_bits))
-        return rounded
+        layer: WeightedLayer = self._keep("rounded", key, lambda: rounded(weighted, weight_bits))
+        return layer
 
     def _keep(self, part: str, key: Any, make: Any) -> Any:
         return self._store.get_or_make((part, key), make)
@@ -78,3 +95,16 @@ class LayerParts:
         for side, indices in given_up.items():
             remove_channels(module, side, sorted(indices))
         return module
+
+
+def rounded(weighted: Weighted, weight_bits: int) -> WeightedLayer:
+    """Return the layer with the weight that it is called with rounded to so many bits."""
+    layer, weight, bias = weighted
+    return WeightedLayer(without_weights(layer), rounded_weight(weight, weight_bits), bias)
+
+
+def without_weights(layer: Any) -> Any:
+    """Return the layer's settings alone: kept with other weights, it keeps none that the store does not count."""
+    settings = copy.copy(layer)
+    settings.__dict__["_parameters"] = dict.fromkeys(("weight", "bias"))
+    return settings
