@@ -8,9 +8,8 @@ from typing import Any
 
 import torch
 from gulliver.compressors.candidate_network import bind_inputs
-from gulliver.compressors.layer_parts import Layer, LayerParts, Weighted, rounded, without_weights
+from gulliver.compressors.layer_parts import Layer, LayerParts, WeightedLayer, without_weights
 from gulliver.compressors.plan import Call, Plan, Step, Values
-from gulliver.compressors.quantize import call_layer
 from gulliver.compressors.store import Store
 from gulliver.compressors.thinning import Thinning
 from torch import Tensor, nn
@@ -67,29 +66,30 @@ class Calibrator:
             self._keep("range", thinning, missing, found)
         return found
 
-    def weighted(self, thinning: Thinning, statistics: Statistics, position: int) -> tuple[Weighted, ...]:
-        """Return a layer, or its two halves, each with its weight and bias, the batch norm behind it folded in."""
+    def weighted(self, thinning: Thinning, statistics: Statistics, position: int) -> tuple[WeightedLayer, ...]:
+        """Return a layer, or its two halves, in floating point, the batch norm behind it folded in."""
         *first, last = thinning.modules[position]
-        halves = tuple((half, half.weight.detach(), None) for half in first)
+        halves = tuple(WeightedLayer(half, half.weight.detach(), None) for half in first)
         norm = self._plan.norm_behind.get(position)
         if norm is None:
-            return (*halves, (last, last.weight.detach(), None if last.bias is None else last.bias.detach()))
-        folded: Weighted = self._prefixes.get_or_make(
+            bias = None if last.bias is None else last.bias.detach()
+            return (*halves, WeightedLayer(last, last.weight.detach(), bias))
+        folded: WeightedLayer = self._prefixes.get_or_make(
             ("folded", thinning.keys[norm]), lambda: _fold(last, thinning.modules[norm][0], *statistics[norm])
         )
         return (*halves, folded)
 
     def rounded(
-        self, thinning: Thinning, position: int, weighted: Sequence[Weighted], weight_bits: int
-    ) -> list[nn.Module]:
+        self, thinning: Thinning, position: int, weighted: Sequence[WeightedLayer], weight_bits: int
+    ) -> list[WeightedLayer]:
         """Return what `weighted` returned with the weights rounded to so many bits."""
         form, norm = thinning.forms[position], self._plan.norm_behind.get(position)
         assert form is not None
         own = weighted if norm is None else weighted[:-1]
-        layers: list[nn.Module] = [self._parts.rounded(form, at, half, weight_bits) for at, half in enumerate(own)]
+        layers = [self._parts.rounded(form, at, half, weight_bits) for at, half in enumerate(own)]
         if norm is not None:
             key = ("rounded", thinning.keys[norm], weight_bits)
-            layers.append(self._prefixes.get_or_make(key, lambda: rounded(weighted[-1], weight_bits)))
+            layers.append(self._prefixes.get_or_make(key, lambda: weighted[-1].rounded(weight_bits)))
         return layers
 
     def norm_call(self, thinning: Thinning, statistics: Statistics, position: int) -> Call:
@@ -203,17 +203,12 @@ def _own_call(step: Step) -> Call:
     return step.bind(step.function or tuple)
 
 
-def _watched(halves: Sequence[Weighted], watch: _Watch) -> Callable[[Tensor], Tensor]:
-    def call(values: Tensor) -> Tensor:
-        *first, (layer, weight, bias) = halves
-        for half in first:
-            values = watch(call_layer(half[0], values, half[1], half[2]))
-        return call_layer(layer, values, weight, bias)
-
-    return call
+def _watched(halves: Sequence[WeightedLayer], watch: _Watch) -> Callable[[Tensor], Tensor]:
+    *first, last = halves
+    return last if not first else (lambda values: last(watch(first[0](values))))
 
 
-def _fold(layer: Layer, norm: Any, mean: Tensor, variance: Tensor) -> Weighted:
+def _fold(layer: Layer, norm: Any, mean: Tensor, variance: Tensor) -> WeightedLayer:
     fuse = fuse_linear_bn_weights if isinstance(layer, nn.Linear) else fuse_conv_bn_weights
     weight, bias = fuse(layer.weight, layer.bias, mean, variance, norm.eps, norm.weight, norm.bias)
-    return without_weights(layer), weight.detach(), bias.detach()
+    return WeightedLayer(without_weights(layer), weight.detach(), bias.detach())

@@ -15,8 +15,6 @@ from gulliver.spaces.layer_graph import ChannelGroup
 from torch import Tensor, nn
 
 Layer: TypeAlias = nn.Conv1d | nn.Conv2d | nn.Linear
-# A layer, and the weight and the bias that it is called with.
-Weighted: TypeAlias = tuple[Layer, Tensor, Tensor | None]
 
 
 @dataclass(frozen=True)
@@ -28,19 +26,24 @@ class Form:
     rank: int | None = None
 
 
-class WeightedLayer(nn.Module):
-    """A layer with a weight and a bias in place of its own, of which it need have none."""
+@dataclass(frozen=True, slots=True)
+class WeightedLayer:
+    """A layer with a weight and a bias in place of its own, of which it need have none.
 
-    def __init__(self, layer: Layer, weight: Tensor, bias: Tensor | None) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(weight, requires_grad=False)
-        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
-        # In a tuple, so that it is no submodule and has no part in the parameters.
-        self._settings = (layer,)
+    It is no module: a candidate has hundreds, and to make them and to look for garbage among them takes its time.
+    """
 
-    def forward(self, values: Tensor) -> Tensor:
+    layer: Layer
+    weight: Tensor
+    bias: Tensor | None
+
+    def __call__(self, values: Tensor) -> Tensor:
         """Return what the layer returns with these."""
-        return call_layer(self._settings[0], values, self.weight, self.bias)
+        return call_layer(self.layer, values, self.weight, self.bias)
+
+    def rounded(self, bits: int) -> "WeightedLayer":
+        """Return it with its weight rounded to so many bits."""
+        return WeightedLayer(without_weights(self.layer), rounded_weight(self.weight, bits), self.bias)
 
 
 class LayerParts:
@@ -68,11 +71,11 @@ class LayerParts:
         thinned: nn.Module = self._keep("thinned", Form(form.module, form.removed), lambda: self._remove(form))
         return thinned
 
-    def rounded(self, form: Form, half: int, weighted: Weighted, weight_bits: int) -> WeightedLayer:
+    def rounded(self, form: Form, half: int, layer: WeightedLayer, weight_bits: int) -> WeightedLayer:
         """Return one of the form's halves, with its own weights, rounded to so many bits."""
         key = (form, half, weight_bits)
-        layer: WeightedLayer = self._keep("rounded", key, lambda: rounded(weighted, weight_bits))
-        return layer
+        rounded: WeightedLayer = self._keep("rounded", key, lambda: layer.rounded(weight_bits))
+        return rounded
 
     def _keep(self, part: str, key: Any, make: Any) -> Any:
         return self._store.get_or_make((part, key), make)
@@ -95,12 +98,6 @@ class LayerParts:
         for side, indices in given_up.items():
             remove_channels(module, side, sorted(indices))
         return module
-
-
-def rounded(weighted: Weighted, weight_bits: int) -> WeightedLayer:
-    """Return the layer with the weight that it is called with rounded to so many bits."""
-    layer, weight, bias = weighted
-    return WeightedLayer(without_weights(layer), rounded_weight(weight, weight_bits), bias)
 
 
 def without_weights(layer: Any) -> Any:
