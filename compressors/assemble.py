@@ -1,17 +1,16 @@
 """Put a candidate's network together: weights rounded, tensors rounded where quantized layers read them."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from itertools import chain
 
-from gulliver.compressors.calibrate import Calibrator, Range, Statistics, Weighted, of_source
-from gulliver.compressors.candidate_network import CandidateLayer, CandidateNetwork
-from gulliver.compressors.layer_parts import LayerParts
+from gulliver.compressors.calibrate import Calibrator, Range, Statistics, of_source
+from gulliver.compressors.candidate_network import CandidateNetwork
+from gulliver.compressors.layer_parts import WeightedLayer
 from gulliver.compressors.plan import Call, Plan
-from gulliver.compressors.quantize import QuantizedActivation, rounded_weight
+from gulliver.compressors.quantize import Levels, levels_of
 from gulliver.compressors.store import Store
 from gulliver.compressors.thinning import Thinning
 from gulliver.spaces.recipe import Quantize, Recipe
-from torch import nn
 
 Choices = Mapping[int, Quantize | None]
 
@@ -19,8 +18,8 @@ Choices = Mapping[int, Quantize | None]
 class Assembler:
     """Assemble networks of one plan from what its other parts make and keep."""
 
-    def __init__(self, plan: Plan, parts: LayerParts, calibrator: Calibrator, prefixes: Store) -> None:
-        self._plan, self._parts, self._calibrator, self._prefixes = plan, parts, calibrator, prefixes
+    def __init__(self, plan: Plan, calibrator: Calibrator, facts: Store) -> None:
+        self._plan, self._calibrator, self._facts = plan, calibrator, facts
 
     def network(
         self, recipe: Recipe, thinning: Thinning, statistics: Statistics, ranges: Mapping[int, Range]
@@ -31,63 +30,59 @@ class Assembler:
         calls = self._calibrator.calls(thinning)
         for position in self._plan.positions("batch_norm"):
             calls[position] = self._calibrator.norm_call(thinning, statistics, position)
-        roundings = self._roundings(choices, ranges)
+        roundings = self._roundings(thinning, choices, ranges)
         for position, rounding in roundings.items():
             calls[position] = of_source(steps[position], rounding)
-        layers = {at: self._layer(at, thinning, statistics, choice, ranges.get(at)) for at, choice in choices.items()}
+        layers = {at: self._layer(at, thinning, statistics, choice) for at, choice in choices.items()}
         reads = [step.sources for step in steps]
         for position, layer in layers.items():
+            choice = choices[position]
             # A layer in floating point takes the tensor as it was before any rounding.
-            source = reads[position][0] - (choices[position] is None)
+            source = reads[position][0] - (choice is None)
             reads[position] = (source,)
-            calls[position] = _reading(source, layer)
+            split = choice is not None and len(layer) > 1
+            inner = self._levels(thinning, ranges, position, choice.activation_bits) if choice and split else None
+            calls[position] = _call(source, layer, inner)
         marks = self._marks(thinning, choices, roundings)
-        return CandidateNetwork(steps, calls, reads, marks, layers)
+        return CandidateNetwork(steps, calls, reads, marks, tuple(chain.from_iterable(layers.values())))
 
-    def _roundings(self, choices: Choices, ranges: Mapping[int, Range]) -> dict[int, QuantizedActivation]:
+    def _roundings(self, thinning: Thinning, choices: Choices, ranges: Mapping[int, Range]) -> dict[int, Levels]:
         """Return the rounding of each tensor that a quantized layer reads, at the widest of its readers' bits."""
         bits: dict[int, int] = {}
         for position, choice in choices.items():
             if choice is not None:
                 source = self._plan.steps[position].sources[0]
                 bits[source] = max(choice.activation_bits, bits.get(source, 0))
-        return {source: QuantizedActivation(*ranges[source], bits[source]) for source in bits}
+        return {source: self._levels(thinning, ranges, source, bits[source]) for source in bits}
+
+    def _levels(self, thinning: Thinning, ranges: Mapping[int, Range], position: int, bits: int) -> Levels:
+        key = ("levels", thinning.keys[position], bits)
+        levels: Levels = self._facts.get_or_make(key, lambda: levels_of(*ranges[position], bits))
+        return levels
 
     def _layer(
-        self, position: int, thinning: Thinning, statistics: Statistics, choice: Quantize | None, inner: Range | None
-    ) -> nn.Module:
+        self, position: int, thinning: Thinning, statistics: Statistics, choice: Quantize | None
+    ) -> Sequence[WeightedLayer]:
         weighted = self._calibrator.weighted(thinning, statistics, position)
-        if choice is None:
-            halves: list[nn.Module] = [CandidateLayer(*half) for half in weighted]
-        else:
-            halves = [self._rounded(position, thinning, *it, choice.weight_bits) for it in enumerate(weighted)]
-            if len(halves) > 1:
-                assert inner is not None
-                halves.insert(1, QuantizedActivation(*inner, choice.activation_bits))
-        return halves[0] if len(halves) == 1 else nn.Sequential(*halves)
+        return self._calibrator.rounded(thinning, position, weighted, choice.weight_bits) if choice else weighted
 
-    def _rounded(
-        self, position: int, thinning: Thinning, half: int, weighted: Weighted, weight_bits: int
-    ) -> CandidateLayer:
-        layer, weight, bias = weighted
-        norm = self._plan.norm_behind.get(position)
-        if norm is None or layer is not thinning.modules[position][-1]:
-            form = thinning.forms[position]
-            assert form is not None
-            rounded = self._parts.rounded_weight(form, half, weight, weight_bits)
-        else:
-            key = ("rounded", thinning.keys[norm], weight_bits)
-            rounded = self._prefixes.get_or_make(key, lambda: rounded_weight(weight, weight_bits))
-        return CandidateLayer(layer, rounded, bias)
-
-    def _marks(self, thinning: Thinning, choices: Choices, roundings: Mapping[int, QuantizedActivation]) -> list[bytes]:
+    def _marks(self, thinning: Thinning, choices: Choices, roundings: Mapping[int, Levels]) -> list[bytes]:
         """Return what sets each step's call apart from those of other recipes with the same inputs."""
         # A layer's weights depend on the statistics of the batch norm that is folded into it.
         marks = [thinning.keys[self._plan.norm_behind.get(at, at)] for at in range(len(thinning.keys))]
-        bits: dict[int, Any] = {at: choice for at, choice in choices.items() if choice is not None}
-        bits |= {at: (it.lowest_level, it.highest_level) for at, it in roundings.items()}
-        return [mark + repr(bits[at]).encode() if at in bits else mark for at, mark in enumerate(marks)]
+        for position, choice in choices.items():
+            if choice is not None:
+                marks[position] += b"%d %d" % (choice.weight_bits, choice.activation_bits)
+        for position, rounding in roundings.items():
+            marks[position] += b"%d" % rounding.highest
+        return marks
 
 
-def _reading(source: int, layer: nn.Module) -> Call:
-    return lambda values: layer(values[source])
+def _call(source: int, layer: Sequence[WeightedLayer], inner: Levels | None) -> Call:
+    """Return the call of a layer, or of its two halves with a rounding between them where they are quantized."""
+    first, last = layer[0], layer[-1]
+    if len(layer) == 1:
+        return lambda values: last(values[source])
+    if inner is None:
+        return lambda values: last(first(values[source]))
+    return lambda values: last(inner(first(values[source])))

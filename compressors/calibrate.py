@@ -8,9 +8,8 @@ from typing import Any
 
 import torch
 from gulliver.compressors.candidate_network import bind_inputs
-from gulliver.compressors.layer_parts import Layer
+from gulliver.compressors.layer_parts import Layer, LayerParts, WeightedLayer, without_weights
 from gulliver.compressors.plan import Call, Plan, Step, Values
-from gulliver.compressors.quantize import call_layer
 from gulliver.compressors.store import Store
 from gulliver.compressors.thinning import Thinning
 from torch import Tensor, nn
@@ -19,15 +18,15 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
 Statistics = dict[int, tuple[Tensor, Tensor]]
 Range = tuple[float, float]
-# A layer, and the weight and the bias that it is called with.
-Weighted = tuple[Layer, Tensor, Tensor | None]
 
 
 class Calibrator:
     """Calibrate thinnings of one plan: `facts` keeps what was found, `prefixes` the tensors on the way."""
 
-    def __init__(self, plan: Plan, inputs: Sequence[tuple[Tensor, ...]], facts: Store, prefixes: Store) -> None:
-        self._plan, self._inputs = plan, inputs
+    def __init__(
+        self, plan: Plan, parts: LayerParts, inputs: Sequence[tuple[Tensor, ...]], facts: Store, prefixes: Store
+    ) -> None:
+        self._plan, self._parts, self._inputs = plan, parts, inputs
         self._facts, self._prefixes = facts, prefixes
         self._calls = tuple(_own_call(step) for step in plan.steps)
         rounded = {step.sources[0] for step in plan.steps if step.kind == "rounding"}
@@ -67,16 +66,31 @@ class Calibrator:
             self._keep("range", thinning, missing, found)
         return found
 
-    def weighted(self, thinning: Thinning, statistics: Statistics, position: int) -> tuple[Weighted, ...]:
-        """Return a layer, or its two halves, each with its weight and bias, the batch norm behind it folded in."""
+    def weighted(self, thinning: Thinning, statistics: Statistics, position: int) -> tuple[WeightedLayer, ...]:
+        """Return a layer, or its two halves, in floating point, the batch norm behind it folded in."""
         *first, last = thinning.modules[position]
-        weight, bias = last.weight.detach(), None if last.bias is None else last.bias.detach()
+        halves = tuple(WeightedLayer(half, half.weight.detach(), None) for half in first)
         norm = self._plan.norm_behind.get(position)
+        if norm is None:
+            bias = None if last.bias is None else last.bias.detach()
+            return (*halves, WeightedLayer(last, last.weight.detach(), bias))
+        folded: WeightedLayer = self._prefixes.get_or_make(
+            ("folded", thinning.keys[norm]), lambda: _fold(last, thinning.modules[norm][0], *statistics[norm])
+        )
+        return (*halves, folded)
+
+    def rounded(
+        self, thinning: Thinning, position: int, weighted: Sequence[WeightedLayer], weight_bits: int
+    ) -> list[WeightedLayer]:
+        """Return what `weighted` returned with the weights rounded to so many bits."""
+        form, norm = thinning.forms[position], self._plan.norm_behind.get(position)
+        assert form is not None
+        own = weighted if norm is None else weighted[:-1]
+        layers = [self._parts.rounded(form, at, half, weight_bits) for at, half in enumerate(own)]
         if norm is not None:
-            weight, bias = self._prefixes.get_or_make(
-                ("folded", thinning.keys[norm]), lambda: _fold(last, thinning.modules[norm][0], *statistics[norm])
-            )
-        return (*((half, half.weight.detach(), None) for half in first), (last, weight, bias))
+            key = ("rounded", thinning.keys[norm], weight_bits)
+            layers.append(self._prefixes.get_or_make(key, lambda: weighted[-1].rounded(weight_bits)))
+        return layers
 
     def norm_call(self, thinning: Thinning, statistics: Statistics, position: int) -> Call:
         """Return the call of a batch norm in evaluation mode; one that is folded passes on what it reads."""
@@ -189,17 +203,12 @@ def _own_call(step: Step) -> Call:
     return step.bind(step.function or tuple)
 
 
-def _watched(weighted: Sequence[Weighted], watch: _Watch) -> Callable[[Tensor], Tensor]:
-    def call(values: Tensor) -> Tensor:
-        *first, last = weighted
-        for half in first:
-            values = watch(call_layer(half[0], values, half[1], half[2]))
-        return call_layer(last[0], values, last[1], last[2])
-
-    return call
+def _watched(halves: Sequence[WeightedLayer], watch: _Watch) -> Callable[[Tensor], Tensor]:
+    *first, last = halves
+    return last if not first else (lambda values: last(watch(first[0](values))))
 
 
-def _fold(layer: Layer, norm: Any, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+def _fold(layer: Layer, norm: Any, mean: Tensor, variance: Tensor) -> WeightedLayer:
     fuse = fuse_linear_bn_weights if isinstance(layer, nn.Linear) else fuse_conv_bn_weights
     weight, bias = fuse(layer.weight, layer.bias, mean, variance, norm.eps, norm.weight, norm.bias)
-    return weight.detach(), bias.detach()
+    return WeightedLayer(without_weights(layer), weight.detach(), bias.detach())

@@ -1,30 +1,14 @@
 """A candidate's network: the plan's steps, run with the weights and roundings of one recipe."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from gulliver.compressors.layer_parts import Layer
+from gulliver.compressors.layer_parts import WeightedLayer
 from gulliver.compressors.plan import Call, Step, Values
-from gulliver.compressors.quantize import call_layer
 from gulliver.compressors.thinning import digest
 from gulliver.tasks.errors import InputError
-from torch import Tensor, nn
-
-
-class CandidateLayer(nn.Module):
-    """A layer with other weights in place of its own."""
-
-    def __init__(self, layer: Layer, weight: Tensor, bias: Tensor | None) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(weight, requires_grad=False)
-        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
-        # In a tuple, so that the layer is no submodule and its own weights no parameters.
-        self._layer = (layer,)
-
-    def forward(self, values: Tensor) -> Tensor:
-        """Return what the layer returns with these weights."""
-        return call_layer(self._layer[0], values, self.weight, self.bias)
+from torch import nn
 
 
 class CandidateNetwork(nn.Module):
@@ -39,12 +23,12 @@ class CandidateNetwork(nn.Module):
         calls: Sequence[Call],
         reads: Sequence[tuple[int, ...]],
         marks: Sequence[bytes],
-        layers: Mapping[int, nn.Module],
+        layers: Sequence[WeightedLayer],
     ) -> None:
         super().__init__()
         self.steps, self.calls = steps, calls
         self._reads, self._marks = reads, marks
-        self.layers = nn.ModuleDict({str(position): layer for position, layer in layers.items()})
+        self._layers = layers
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return what the network returns, from its inputs by position or by name."""
@@ -55,6 +39,11 @@ class CandidateNetwork(nn.Module):
             for freed in step.frees:
                 values[freed] = None
         return values[-1]
+
+    def named_parameters(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield the layers' weights, for those who ask a network's type or device."""
+        for place, layer in enumerate(self._layers):
+            yield f"{place}.weight", nn.Parameter(layer.weight, requires_grad=False)
 
     @cached_property
     def keys(self) -> tuple[bytes, ...]:

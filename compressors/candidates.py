@@ -28,12 +28,12 @@ class Candidates:
 
     def __init__(self, original: Original, memory_bytes: int = MEMORY_BYTES) -> None:
         self.original = original
-        self._plan = read_plan(original.task.model, original.graph)
+        self._plan = read_plan(original.task.model, original.graph, original.ranking)
         self._weights = Store(memory_bytes // 2)
         self._prefixes = Store(memory_bytes - memory_bytes // 2)
         self._parts = LayerParts(self._plan, original.graph.channel_groups, original.ranking, self._weights)
-        self._calibrator = Calibrator(self._plan, original.calibration, self._weights, self._prefixes)
-        self._assembler = Assembler(self._plan, self._parts, self._calibrator, self._prefixes)
+        self._calibrator = Calibrator(self._plan, self._parts, original.calibration, self._weights, self._prefixes)
+        self._assembler = Assembler(self._plan, self._calibrator, self._weights)
 
     @property
     def used_bytes(self) -> int:

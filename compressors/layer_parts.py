@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from gulliver.compressors.decompose import singular_values, split_layer
 from gulliver.compressors.plan import Plan
-from gulliver.compressors.quantize import rounded_weight
+from gulliver.compressors.quantize import call_layer, rounded_weight
 from gulliver.compressors.sparsify import Ranking, remove_channels
 from gulliver.compressors.store import Store
 from gulliver.spaces.layer_graph import ChannelGroup
@@ -24,6 +24,26 @@ class Form:
     module: str
     removed: tuple[int, ...]
     rank: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WeightedLayer:
+    """A layer with a weight and a bias in place of its own, of which it need have none.
+
+    It is no module: a candidate has hundreds, and to make them and to look for garbage among them takes its time.
+    """
+
+    layer: Layer
+    weight: Tensor
+    bias: Tensor | None
+
+    def __call__(self, values: Tensor) -> Tensor:
+        """Return what the layer returns with these."""
+        return call_layer(self.layer, values, self.weight, self.bias)
+
+    def rounded(self, bits: int) -> "WeightedLayer":
+        """Return it with its weight rounded to so many bits."""
+        return WeightedLayer(without_weights(self.layer), rounded_weight(self.weight, bits), self.bias)
 
 
 class LayerParts:
@@ -51,10 +71,10 @@ class LayerParts:
         thinned: nn.Module = self._keep("thinned", Form(form.module, form.removed), lambda: self._remove(form))
         return thinned
 
-    def rounded_weight(self, form: Form, half: int, weight: Tensor, weight_bits: int) -> Tensor:
-        """Return the weight, that of one of the form's halves, rounded to so many bits."""
+    def rounded(self, form: Form, half: int, layer: WeightedLayer, weight_bits: int) -> WeightedLayer:
+        """Return one of the form's halves, with its own weights, rounded to so many bits."""
         key = (form, half, weight_bits)
-        rounded: Tensor = self._keep("rounded", key, lambda: rounded_weight(weight, weight_bits))
+        rounded: WeightedLayer = self._keep("rounded", key, lambda: layer.rounded(weight_bits))
         return rounded
 
     def _keep(self, part: str, key: Any, make: Any) -> Any:
@@ -78,3 +98,10 @@ class LayerParts:
         for side, indices in given_up.items():
             remove_channels(module, side, sorted(indices))
         return module
+
+
+def without_weights(layer: Any) -> Any:
+    """Return the layer's settings alone: kept with other weights, it keeps none that the store does not count."""
+    settings = copy.copy(layer)
+    settings.__dict__["_parameters"] = dict.fromkeys(("weight", "bias"))
+    return settings

@@ -10,7 +10,9 @@ from typing import Any, Literal
 from gulliver.compressors.batch_norm import BATCH_NORMS
 from gulliver.compressors.plan_rules import LAYERS, find_refusal, folds, module_of
 from gulliver.compressors.quantize import ADDITIONS, IDENTITIES
+from gulliver.compressors.sparsify import Ranking, sparsify
 from gulliver.spaces.layer_graph import LayerGraph
+from gulliver.spaces.recipe import LayerRecipe, Recipe, Sparsify
 from gulliver.spaces.trace import symbolic_trace
 from torch import fx, nn
 
@@ -82,10 +84,11 @@ class Plan:
         return {kind: tuple(at for at, step in enumerate(self.steps) if step.kind == kind) for kind in kinds}
 
 
-def read_plan(model: nn.Module, graph: LayerGraph) -> Plan:
+def read_plan(model: nn.Module, graph: LayerGraph, ranking: Ranking) -> Plan:
     """Return the network's plan; one that is refused has no steps."""
     traced = symbolic_trace(copy.deepcopy(model).eval())
-    refusal = find_refusal(traced, graph)
+    thinned = sparsify(copy.deepcopy(model).eval(), graph, _half_of_all_channels(graph), ranking)
+    refusal = find_refusal(traced, graph, thinned)
     if refusal:
         return Plan((), {}, {}, refusal)
     modules = dict(traced.named_modules())
@@ -171,6 +174,11 @@ class _Reader:
             return lambda owner, *args, **kwargs: getattr(owner, name)(*args, **kwargs)
         assert callable(node.target)
         return operator.add if node.target is operator.iadd else node.target
+
+
+def _half_of_all_channels(graph: LayerGraph) -> Recipe:
+    losing = {name for group in graph.channel_groups if not group.not_prunable for name in group.layers}
+    return Recipe({name: LayerRecipe(Sparsify(0.5) if name in losing else None) for name in graph.layers})
 
 
 def _identity(value: Any) -> Any:

@@ -8,15 +8,20 @@ from itertools import chain
 from gulliver.compressors.batch_norm import BATCH_NORMS
 from gulliver.compressors.quantize import ADDITIONS, IDENTITIES
 from gulliver.spaces.layer_graph import LayerGraph
+from gulliver.spaces.trace import symbolic_trace
 from torch import fx, nn
 
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Linear)
 Rule = Callable[[fx.Node, fx.GraphModule], str | None]
 
 
-def find_refusal(traced: fx.GraphModule, graph: LayerGraph) -> str | None:
-    """Return why the network's candidates cannot be put together from parts, or None where they can."""
-    return next(chain(_broken_rules(traced), _unreachable_channels(traced, graph)), None)
+def find_refusal(traced: fx.GraphModule, graph: LayerGraph, thinned: nn.Module) -> str | None:
+    """Return why the network's candidates cannot be put together from parts, or None where they can.
+
+    `thinned` is the network with channels removed wherever they can be.
+    """
+    reasons = (_broken_rules(traced), _channels_elsewhere(traced, graph), _other_calls(traced, thinned))
+    return next(chain.from_iterable(reasons), None)
 
 
 def module_of(node: fx.Node, traced: fx.GraphModule) -> nn.Module | None:
@@ -40,11 +45,27 @@ def _broken_rules(traced: fx.GraphModule) -> Iterator[str]:
     yield from (f"{name} is called {count} times" for name, count in calls.items() if count > 1)
 
 
-def _unreachable_channels(traced: fx.GraphModule, graph: LayerGraph) -> Iterator[str]:
+def _channels_elsewhere(traced: fx.GraphModule, graph: LayerGraph) -> Iterator[str]:
+    """Yield where channels that may be removed are not those of a module that is called as one."""
+    groups = (group for group in graph.channel_groups if not group.not_prunable)
+    losing = list(dict.fromkeys(coupling.module for group in groups for coupling in group.couplings))
     called = {str(node.target) for node in traced.graph.nodes if node.op == "call_module"}
-    for group in graph.channel_groups:
-        if not group.not_prunable:
-            yield from (f"{it.module} is not called as one module" for it in group.couplings if it.module not in called)
+    yield from (f"{name} is not called as one module" for name in losing if name not in called)
+    for node in traced.graph.nodes:
+        owner = str(node.target).rpartition(".")[0]
+        if node.op == "get_attr" and (owner in losing or owner in graph.layers):
+            yield f"{node.target} is read beside its module"
+
+
+def _other_calls(traced: fx.GraphModule, thinned: nn.Module) -> Iterator[str]:
+    """Yield a reason where a forward method looks at channel counts, so that the calls are others without some."""
+    before, after = ([_call(node) for node in it.graph.nodes] for it in (traced, symbolic_trace(thinned)))
+    if before != after:
+        yield "its calls depend on how many channels its layers have"
+
+
+def _call(node: fx.Node) -> tuple[str, str, str, str]:
+    return node.op, str(node.target), repr(node.args), repr(node.kwargs)
 
 
 def _is_weighted(node: fx.Node, traced: fx.GraphModule) -> bool:

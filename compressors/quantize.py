@@ -7,6 +7,7 @@ scheme is that of Krishnamoorthi, "Quantizing deep convolutional networks for ef
 
 import operator
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,21 +22,40 @@ IDENTITIES = (nn.Identity, nn.Dropout)
 _SMALLEST_SCALE = 1e-8
 
 
+@dataclass(frozen=True, slots=True)
+class Levels:
+    """The integers between two levels, at one scale."""
+
+    lowest: int
+    highest: int
+    scale: float
+
+    def __call__(self, values: Tensor) -> Tensor:
+        """Return the tensor of the same shape, rounded and clipped."""
+        return torch.fake_quantize_per_tensor_affine(values, self.scale, 0, self.lowest, self.highest)
+
+
+def levels_of(lowest: float, highest: float, bits: int) -> Levels:
+    """Return the levels of so many bits that hold the range."""
+    signed = lowest < 0
+    # All levels, -128 too: OpenVINO moves 255 signed levels to another grid of 256, and gives other results.
+    lowest_level = -(2 ** (bits - 1)) if signed else 0
+    highest_level = 2 ** (bits - 1) - 1 if signed else 2**bits - 1
+    below = lowest / lowest_level if signed else 0.0
+    return Levels(lowest_level, highest_level, max(highest / highest_level, below, _SMALLEST_SCALE))
+
+
 class QuantizedActivation(nn.Module):
     """Round a tensor to the integers between two levels, at one scale; what it is given it gives back, rounded."""
 
     def __init__(self, lowest: float, highest: float, bits: int) -> None:
         super().__init__()
-        signed = lowest < 0
-        # All levels, -128 too: OpenVINO moves 255 signed levels to another grid of 256, and gives other results.
-        self.lowest_level = -(2 ** (bits - 1)) if signed else 0
-        self.highest_level = 2 ** (bits - 1) - 1 if signed else 2**bits - 1
-        below = lowest / self.lowest_level if signed else 0.0
-        self.scale = max(highest / self.highest_level, below, _SMALLEST_SCALE)
+        levels = levels_of(lowest, highest, bits)
+        self.lowest_level, self.highest_level, self.scale = levels.lowest, levels.highest, levels.scale
 
     def forward(self, values: Tensor) -> Tensor:
         """Return the tensor of the same shape, rounded and clipped."""
-        return torch.fake_quantize_per_tensor_affine(values, self.scale, 0, self.lowest_level, self.highest_level)
+        return Levels(self.lowest_level, self.highest_level, self.scale)(values)
 
 
 class QuantizedLayer(nn.Module):

@@ -7,8 +7,10 @@ pass does; *precisions* changes the bits of one layer, the rest staying as they 
 
 The network of 150 layers tells what is left where forward passes are taken off: `overhead_ms` is the median of a
 candidate's time less that of the calibration passes which it needs, made on the thinned network itself, with every
-layer's form made before: none where only precisions change, both where the first layers change. Writes
-benchmarks/results/candidate_speed.csv.
+layer's form made before: none where only precisions change, both where the first layers change.
+
+*All channels, int8* and *half of the channels, int8* tell what really removing channels is worth against masking
+them, which leaves a forward pass as it is. Writes benchmarks/results/candidate_speed.csv.
 """
 
 import itertools
@@ -147,14 +149,13 @@ def cpu_ms(call: Callable[[], Any]) -> tuple[float, Any]:
     return 1e3 * (time.process_time() - start), value
 
 
-def measure_task(original: Original, stream: str, count: int) -> Result:
+def measure_task(original: Original, stream: str, recipes: Iterator[Recipe], count: int) -> Result:
     """Return the line of a task and a stream."""
     task: Any = original.task
-    space = Space(original.graph, CpuOpenvino(precisions=PRECISIONS).capabilities, SpaceOptions(bits=PRECISIONS))
     candidates = Candidates(original, MEMORY_BYTES)
     candidates.network(untouched(original.graph))
     times: list[list[float]] = []
-    for recipe in itertools.islice(STREAMS[stream](space), count):
+    for recipe in itertools.islice(recipes, count):
         ways = (lambda recipe=recipe: compress(original, recipe), lambda recipe=recipe: candidates.network(recipe))
         made = [cpu_ms(way) for way in ways]
         scored = [cpu_ms(lambda it=it: task.scores(it, "search", 0, SCORED_SAMPLES)) for _, it in made]
@@ -162,6 +163,14 @@ def measure_task(original: Original, stream: str, count: int) -> Result:
         times.append([made[0][0], made[1][0], scored[0][0], scored[1][0]])
     medians = [round(statistics.median(column), 2) for column in zip(*times, strict=True)]
     return Result(task.name, stream, count, *medians, used_mib=round(candidates.used_bytes / 2**20, 1))
+
+
+def measure_masking(original: Original) -> Iterator[Result]:
+    """Yield the lines of the network with all of its channels, as masks would leave it, and with half of them."""
+    space = Space(original.graph, CpuOpenvino(precisions=PRECISIONS).capabilities, SpaceOptions(bits=PRECISIONS))
+    for stream, ratio in (("all channels, int8", 0.0), ("half of the channels, int8", 0.5)):
+        recipe = space.uniform(ratio)
+        yield measure_task(original, stream, itertools.repeat(recipe), RECIPES[original.task.name])
 
 
 def measure_overhead(original: Original, stream: str, recipes: Iterator[Recipe], needs_passes: bool) -> Result:
@@ -198,8 +207,10 @@ def results(tasks: Sequence[str]) -> Iterator[Result]:
     """Yield the table's lines."""
     for name in tasks:
         original = read_original(TASKS[name]())
-        for stream in STREAMS:
-            yield measure_task(original, stream, RECIPES[name])
+        space = Space(original.graph, CpuOpenvino(precisions=PRECISIONS).capabilities, SpaceOptions(bits=PRECISIONS))
+        for stream, recipes in STREAMS.items():
+            yield measure_task(original, stream, recipes(space), RECIPES[name])
+        yield from measure_masking(original)
     original = read_original(PlainTask())
     capabilities = CpuOpenvino(precisions=PRECISIONS).capabilities
     space = Space(original.graph, capabilities, SpaceOptions(bits=PRECISIONS, ranks=(0.5,)))

@@ -102,7 +102,28 @@ class NoStatistics(nn.Module):
         return self.norm(self.join(torch.relu(self.conv(images)))).mean((2, 3))
 
 
+class CountsChannels(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.linear = nn.Conv2d(3, 8, 1), nn.Linear(8, 5)
+
+    def forward(self, images):
+        features = torch.relu(self.conv(images)).view(-1, self.linear.in_features, 144)
+        return self.linear(features.mean(-1))
+
+
+class ReadsWeights(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.linear = nn.Conv2d(3, 8, 1), nn.Linear(8, 8)
+
+    def forward(self, images):
+        features = self.linear(torch.relu(self.conv(images)).mean((2, 3)))
+        return nn.functional.linear(features, self.linear.weight)
+
+
 REFUSED = {
+    CountsChannels: "its calls depend on how many channels its layers have",
     CalledTwice: "conv is called 2 times",
     WritesWhatIsRead: "relu_ writes in place",
     NormTwice: "second is folded into what is itself folded",
@@ -188,6 +209,7 @@ def test_outputs_are_those_of_compress_to_the_last_bit(name, memory_bytes, origi
         network = candidates.network(recipe)
         assert isinstance(network, CandidateNetwork)
         assert not network.training
+        assert next(network.parameters()).device == inputs.device
         assert torch.equal(outputs(network, inputs), outputs(compress(original, recipe), inputs))
         assert candidates.used_bytes <= memory_bytes
 
@@ -303,7 +325,7 @@ def test_a_network_that_cannot_be_put_together_is_compressed(network, images_of)
     assert torch.equal(outputs(compressed, inputs), outputs(compress(original, recipe), inputs))
 
 
-def test_a_layer_with_a_forward_or_a_hook_of_its_own_is_compressed():
+def test_a_layer_that_does_or_gives_more_than_its_kind_is_compressed():
     class Own(nn.Module):
         def __init__(self, conv):
             super().__init__()
@@ -319,6 +341,7 @@ def test_a_layer_with_a_forward_or_a_hook_of_its_own_is_compressed():
         (Own(OwnConvolution(3, 8, 1)), "conv is not called as one module"),
         (derived, "linear is a NonDynamicallyQuantizableLinear, which may do more than the layer that it derives from"),
         (hooked, "conv has hooks"),
+        (ReadsWeights(), "linear.weight is read beside its module"),
     ):
         original = read_original(NetworkTask(network))
         assert Candidates(original).refusal(precisions(original)) == reason
