@@ -1,8 +1,10 @@
 """The price of a kernel: units that overlap, each at a fitted share of its stated rate.
 
 For every stage, the matrix unit, the vector unit, memory and L2 work at the same time, and the slower they are alike
-the less they hide each other: seconds = (matrix^p + vector^p + memory^p + load^p)^(1/p), for the best tile. A kernel
-takes its launch, its stages, and a barrier between two of them.
+the less they hide each other: seconds = (matrix^p + vector^p + memory^p + load^p)^(1/p), for the best tile. Where
+matrix and vector cores are apart and a kernel is not one of the fused ones, the vector unit starts on a tile when the
+matrix unit is done with it, and its seconds are added. A kernel takes its launch, its stages, and a barrier between
+two of them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,6 +15,7 @@ from gulliver.evaluators.latency.chip import read_chip
 from gulliver.evaluators.latency.chip_work import Floats, Work, work
 from gulliver.evaluators.latency.kernel_stages import stages
 from gulliver.evaluators.latency.published_kernel import FUSED, FUSED_HALF, PublishedKernel
+from numpy.typing import NDArray
 
 BOUNDS = ("matrix unit", "vector unit", "memory", "launch")
 
@@ -33,10 +36,12 @@ class Efficiencies:
     tile_s: float
     row_s: float
     matrix_start_s: float
+    block_s: float
     barrier_s: float
     overlap: float
     unaligned_factor: float
-    launch_s: Mapping[str, float]
+    launch_s: float
+    launch_factor: Mapping[str, float]
     matrix_factor: Mapping[str, float]
     memory_factor: Mapping[str, float]
     load_factor: Mapping[str, float]
@@ -57,7 +62,7 @@ def price(kernels: Sequence[PublishedKernel], fit: Efficiencies, done: Work | No
     """Return the modelled prices of kernels; raises InputError where a chip cannot run one."""
     done = done or work(kernels)
     parts = unit_seconds(kernels, fit, done)
-    stage_s = _combine(parts, fit.overlap) + done.many_rows * fit.matrix_start_s
+    stage_s = _stage_seconds(parts, fit.overlap, done.in_turn) + done.many_rows * fit.matrix_start_s
     best = stage_s.argmin(1)[:, None]
     count = len(kernels)
     total = np.bincount(done.kernel, np.take_along_axis(stage_s, best, 1)[:, 0], count)
@@ -75,7 +80,9 @@ def unit_seconds(kernels: Sequence[PublishedKernel], fit: Efficiencies, done: Wo
     memory_factor = _by_family(kernels, fit.memory_factor, 1.0)[done.kernel][:, None]
     load_factor = _by_family(kernels, fit.load_factor, 1.0)[done.kernel][:, None]
     slow = np.where(done.aligned, 1.0, fit.unaligned_factor)
-    matrix = done.matrix_s / (fit.matrix_efficiency * matrix_factor) + done.tiles * fit.tile_s
+    matrix = (
+        done.matrix_s / (fit.matrix_efficiency * matrix_factor) + done.tiles * fit.tile_s + done.blocks * fit.block_s
+    )
     vector = done.vector_s / fit.vector_efficiency + done.vector_rows * fit.row_s
     memory = done.memory_s * slow / (fit.memory_efficiency * memory_factor)
     load = done.load_s * slow / (fit.load_efficiency * load_factor)
@@ -83,10 +90,9 @@ def unit_seconds(kernels: Sequence[PublishedKernel], fit: Efficiencies, done: Wo
 
 
 def launch_seconds(kernels: Sequence[PublishedKernel], fit: Efficiencies) -> Floats:
-    """Return each kernel's fixed seconds; without a measured time of its like, the geometric mean of all."""
-    known = list(fit.launch_s.values())
+    """Return each kernel's fixed seconds."""
     launches = np.array([1 + kernel.converts_weights for kernel in kernels])
-    return launches * _by_family(kernels, fit.launch_s, float(np.exp(np.mean(np.log(known)))) if known else 0.0)
+    return launches * fit.launch_s * _by_family(kernels, fit.launch_factor, 1.0)
 
 
 def roofline(kernels: Sequence[PublishedKernel]) -> Floats:
@@ -101,6 +107,13 @@ def _roofline(kernel: PublishedKernel) -> float:
         rate = chip.matrix_cores * chip.macs_per_cycle(stage.precision) * chip.clock_hz
         seconds += max(stage.macs / rate, stage.memory_bytes / chip.memory_bandwidth_bytes_per_s)
     return seconds
+
+
+def _stage_seconds(parts: tuple[Floats, ...], overlap: float, in_turn: NDArray[np.bool_]) -> Floats:
+    """Return a stage's seconds; where the units work in turn, the vector unit's come after the others'."""
+    matrix, vector, memory, load = parts
+    hidden = _combine((matrix, np.where(in_turn, 0.0, vector), memory, load), overlap)
+    return np.asarray(hidden + np.where(in_turn, vector, 0.0))
 
 
 def _combine(parts: Sequence[Floats], overlap: float) -> Floats:
