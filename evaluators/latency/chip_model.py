@@ -13,10 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 from gulliver.evaluators.latency.chip import read_chip
 from gulliver.evaluators.latency.chip_work import Floats, Work, work
-from gulliver.evaluators.latency.kernel_stages import stages
-from gulliver.evaluators.latency.published_kernel import FUSED, FUSED_HALF, PublishedKernel
+from gulliver.evaluators.latency.kernel_stages import AnyKernel, stages
+from gulliver.evaluators.latency.published_kernel import EXPERTS, FUSED, FUSED_HALF
 from numpy.typing import NDArray
 
+# Routed experts are a sequence of kernels (TensorRT-LLM): permute, multiply, activate, multiply, combine.
+_EXPERT_KERNELS = 5
 BOUNDS = ("matrix unit", "vector unit", "memory", "launch")
 
 
@@ -58,7 +60,7 @@ class Prices:
     bound_by: tuple[str, ...]
 
 
-def price(kernels: Sequence[PublishedKernel], fit: Efficiencies, done: Work | None = None) -> Prices:
+def price(kernels: Sequence[AnyKernel], fit: Efficiencies, done: Work | None = None) -> Prices:
     """Return the modelled prices of kernels; raises InputError where a chip cannot run one."""
     done = done or work(kernels)
     parts = unit_seconds(kernels, fit, done)
@@ -74,7 +76,7 @@ def price(kernels: Sequence[PublishedKernel], fit: Efficiencies, done: Work | No
     return Prices(total + conversion_s + fixed_s, tuple(BOUNDS[index] for index in bound))
 
 
-def unit_seconds(kernels: Sequence[PublishedKernel], fit: Efficiencies, done: Work) -> tuple[Floats, ...]:
+def unit_seconds(kernels: Sequence[AnyKernel], fit: Efficiencies, done: Work) -> tuple[Floats, ...]:
     """Return the seconds (stages, candidates) of the matrix unit, the vector unit, memory and L2."""
     matrix_factor = _by_family(kernels, fit.matrix_factor, 1.0)[done.kernel][:, None]
     memory_factor = _by_family(kernels, fit.memory_factor, 1.0)[done.kernel][:, None]
@@ -89,18 +91,18 @@ def unit_seconds(kernels: Sequence[PublishedKernel], fit: Efficiencies, done: Wo
     return tuple(np.broadcast_to(part, matrix.shape) for part in (matrix, vector, memory, load))
 
 
-def launch_seconds(kernels: Sequence[PublishedKernel], fit: Efficiencies) -> Floats:
+def launch_seconds(kernels: Sequence[AnyKernel], fit: Efficiencies) -> Floats:
     """Return each kernel's fixed seconds."""
-    launches = np.array([1 + kernel.converts_weights for kernel in kernels])
+    launches = np.array([_EXPERT_KERNELS if it.operation == EXPERTS else 1 + it.converts_weights for it in kernels])
     return launches * fit.launch_s * _by_family(kernels, fit.launch_factor, 1.0)
 
 
-def roofline(kernels: Sequence[PublishedKernel]) -> Floats:
+def roofline(kernels: Sequence[AnyKernel]) -> Floats:
     """Return the plain roofline's seconds: the larger of arithmetic and memory at stated rates, stage after stage."""
     return np.array([_roofline(kernel) for kernel in kernels])
 
 
-def _roofline(kernel: PublishedKernel) -> float:
+def _roofline(kernel: AnyKernel) -> float:
     chip = read_chip(kernel.chip)
     seconds = 0.0
     for stage in stages(kernel):
@@ -123,7 +125,7 @@ def _combine(parts: Sequence[Floats], overlap: float) -> Floats:
     return np.asarray(largest * sum((part / scale) ** overlap for part in parts) ** (1 / overlap))
 
 
-def _by_family(kernels: Sequence[PublishedKernel], values: Mapping[str, float], default: float) -> Floats:
+def _by_family(kernels: Sequence[AnyKernel], values: Mapping[str, float], default: float) -> Floats:
     """Return each kernel's value: its family's, or that of the same operation in other precisions, or the default."""
     of_operation = {family.partition("-")[0]: value for family, value in values.items()}
     # The whole fused MLP has no published time; its first half has.

@@ -9,8 +9,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 from gulliver.evaluators.latency.chip import Chip, read_chip
-from gulliver.evaluators.latency.kernel_stages import Stage, conversion_bytes, stages
-from gulliver.evaluators.latency.published_kernel import PublishedKernel
+from gulliver.evaluators.latency.kernel_stages import AnyKernel, Stage, conversion_bytes, stages
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
@@ -44,7 +43,7 @@ class Work:
     conversion_s: Floats
 
 
-def work(kernels: Sequence[PublishedKernel]) -> Work:
+def work(kernels: Sequence[AnyKernel]) -> Work:
     """Return the work of kernels of any chips; raises InputError where a chip cannot run one."""
     staged = [(index, stage) for index, kernel in enumerate(kernels) for stage in stages(kernel)]
     candidates = max((len(_candidates(read_chip(kernel.chip))) for kernel in kernels), default=1)

@@ -55,8 +55,24 @@ class Stage:
         return float(prod((self.rows, self.n, self.k, self.row_factor)))
 
 
-def stages(kernel: PublishedKernel) -> tuple[Stage, ...]:
+@dataclass(frozen=True)
+class StagedKernel:
+    """A kernel of a network, whose stages say all that a price depends on; `family` is whose efficiencies it takes."""
+
+    chip: str
+    operation: str
+    family: str
+    stages: tuple[Stage, ...]
+    converts_weights: bool = False
+
+
+AnyKernel = PublishedKernel | StagedKernel
+
+
+def stages(kernel: AnyKernel) -> tuple[Stage, ...]:
     """Return the kernel's stages in order; raises InputError where its chip cannot run its precisions."""
+    if isinstance(kernel, StagedKernel):
+        return kernel.stages
     if kernel.operation == ELEMENTWISE:
         return (_swiglu_quant(kernel),)
     if kernel.operation == FUSED_HALF:
@@ -68,8 +84,10 @@ def stages(kernel: PublishedKernel) -> tuple[Stage, ...]:
     return (_matmul(kernel, kernel.n, kernel.k, BITS[kernel.output] / 8),)
 
 
-def conversion_bytes(kernel: PublishedKernel) -> float:
+def conversion_bytes(kernel: AnyKernel) -> float:
     """Return the bytes that the kernel's weight-layout conversion reads and writes: 0 where it has none."""
+    if isinstance(kernel, StagedKernel):
+        return 0.0
     weights = len(kernel.group_rows) * kernel.n * kernel.k * BITS[kernel.weight] / 8
     return 2.0 * weights if kernel.converts_weights else 0.0
 
@@ -111,8 +129,8 @@ def _matmul(kernel: PublishedKernel, n: int, k: int, output_bytes: float, fused_
 
 
 def _dequant_operations(kernel: PublishedKernel) -> float:
-    """Return the work on a result that passes through the vector unit: per-channel scales to float16 need none."""
-    plain = kernel.output in ("float16", "int32") and "pertoken" not in kernel.notes
+    """Return the work on a result that passes through the vector unit: per-channel scales need none."""
+    plain = kernel.output in ("float16", "int32", "int8") and "pertoken" not in kernel.notes
     return 0.0 if kernel.scheme in ("float", "w8", "w4") or plain else _DEQUANT
 
 
