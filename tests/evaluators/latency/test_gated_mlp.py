@@ -1,4 +1,5 @@
 from collections import Counter
+from itertools import product
 
 import pytest
 import torch
@@ -115,6 +116,19 @@ def test_a_partial_fallback_is_slower_than_none(changed):
         for change in ({}, {changed: LayerRecipe()})
     )
     assert partial > 1.2 * whole
+
+
+@pytest.mark.parametrize("tokens", [1, 16, 64])
+def test_with_few_tokens_a_partial_fallback_is_no_faster_than_a_whole_one(tokens):
+    graph = trace(Gated(1792, 512).eval(), (torch.zeros(1, 1792),))
+    target = ChipTarget("ascend_910b2", batch=tokens)
+    times = {
+        choices: target.latency.total_ms(target.lower(graph, Recipe(dict(zip(LAYERS, choices, strict=True)))))
+        for choices in product((INT8, LayerRecipe()), repeat=3)
+    }
+    fused, whole = times.pop((INT8,) * 3), times.pop((LayerRecipe(),) * 3)
+    assert fused < 0.9 * whole
+    assert min(times.values()) > 0.99 * whole
 
 
 def test_rows_of_experts_add_up_to_all_that_were_routed():
