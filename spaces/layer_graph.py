@@ -40,13 +40,17 @@ class Layer:
 
 @dataclass(frozen=True)
 class Operation:
-    """One traced call: what it is, what it reads, and the shape that it gives."""
+    """One traced call: what it is, what it reads, and the shape that it gives.
+
+    `function` says what it computes where its kind stands for several: silu, mul.
+    """
 
     name: str
     kind: str
     inputs: tuple[str, ...]
     shape: tuple[int, ...]
     layer: str | None = None
+    function: str = ""
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ _FUNCTION_KINDS: dict[Callable[..., Any] | str, str] = {
     torch.add: "add",
     torch.relu: "relu",
     nn.functional.relu: "relu",
+    nn.functional.silu: "activation",
     torch.flatten: "flatten",
     torch.cat: "concat",
     nn.functional.adaptive_avg_pool2d: "pool",
@@ -42,6 +43,16 @@ _FUNCTION_KINDS: dict[Callable[..., Any] | str, str] = {
     "relu": "relu",
     "mean": "pool",
     "add": "add",
+}
+
+# What an operation computes, where others that depend on it must know.
+_COMPUTES: dict[Callable[..., Any] | str | type[nn.Module], str] = {
+    nn.SiLU: "silu",
+    nn.functional.silu: "silu",
+    operator.mul: "mul",
+    operator.imul: "mul",
+    torch.mul: "mul",
+    "mul": "mul",
 }
 
 
@@ -110,7 +121,8 @@ def _operation(node: fx.Node, modules: dict[str, nn.Module], shapes: dict[fx.Nod
     sources = (_through_identities(source, modules) for source in node.all_input_nodes)
     inputs = tuple(source.name for source in sources if source.op != "get_attr")
     layer = str(node.target) if kind in LAYER_KINDS.values() else None
-    return Operation(node.name, kind, inputs, shapes[node], layer)
+    called = type(modules[str(node.target)]) if node.op == "call_module" else node.target
+    return Operation(node.name, kind, inputs, shapes[node], layer, _COMPUTES.get(called, ""))
 
 
 def _through_identities(node: fx.Node, modules: dict[str, nn.Module]) -> fx.Node:

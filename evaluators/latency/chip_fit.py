@@ -46,12 +46,14 @@ PRIORS = {
     "tile_s": Prior(2e-7, 1.0),
     "row_s": Prior(1e-7, 1.0),
     "matrix_start_s": Prior(2e-6, 1.0),
+    "block_s": Prior(1e-6, 0.7),
     "barrier_s": Prior(2e-6, 0.5),
     "overlap": Prior(2.5, 0.5),
     "unaligned_factor": Prior(1.4, 0.4),
+    "launch_s": Prior(1e-5, 0.8),
 }
 FAMILY_PRIORS = {
-    "launch_s": Prior(1e-5, 0.8),
+    "launch_factor": Prior(1.0, 0.5),
     "matrix_factor": Prior(1.0, 0.15),
     "memory_factor": Prior(1.0, 0.07),
     "load_factor": Prior(1.0, 0.3),

@@ -1,8 +1,10 @@
 """The price of a kernel: units that overlap, each at a fitted share of its stated rate.
 
 For every stage, the matrix unit, the vector unit, memory and L2 work at the same time, and the slower they are alike
-the less they hide each other: seconds = (matrix^p + vector^p + memory^p + load^p)^(1/p), for the best tile. A kernel
-takes its launch, its stages, and a barrier between two of them.
+the less they hide each other: seconds = (matrix^p + vector^p + memory^p + load^p)^(1/p), for the best tile. Where
+matrix and vector cores are apart and a kernel is not one of the fused ones, the vector unit starts on a tile when the
+matrix unit is done with it, and its seconds are added. A kernel takes its launch, its stages, and a barrier between
+two of them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,9 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 from gulliver.evaluators.latency.chip import read_chip
 from gulliver.evaluators.latency.chip_work import Floats, Work, work
-from gulliver.evaluators.latency.kernel_stages import stages
-from gulliver.evaluators.latency.published_kernel import FUSED, FUSED_HALF, PublishedKernel
+from gulliver.evaluators.latency.kernel_stages import AnyKernel, stages
+from gulliver.evaluators.latency.published_kernel import EXPERTS, FUSED, FUSED_HALF
+from numpy.typing import NDArray
 
+# Routed experts are a sequence of kernels (TensorRT-LLM): permute, multiply, activate, multiply, combine.
+_EXPERT_KERNELS = 5
 BOUNDS = ("matrix unit", "vector unit", "memory", "launch")
 
 
@@ -33,10 +38,12 @@ class Efficiencies:
     tile_s: float
     row_s: float
     matrix_start_s: float
+    block_s: float
     barrier_s: float
     overlap: float
     unaligned_factor: float
-    launch_s: Mapping[str, float]
+    launch_s: float
+    launch_factor: Mapping[str, float]
     matrix_factor: Mapping[str, float]
     memory_factor: Mapping[str, float]
     load_factor: Mapping[str, float]
@@ -53,11 +60,11 @@ class Prices:
     bound_by: tuple[str, ...]
 
 
-def price(kernels: Sequence[PublishedKernel], fit: Efficiencies, done: Work | None = None) -> Prices:
+def price(kernels: Sequence[AnyKernel], fit: Efficiencies, done: Work | None = None) -> Prices:
     """Return the modelled prices of kernels; raises InputError where a chip cannot run one."""
     done = done or work(kernels)
     parts = unit_seconds(kernels, fit, done)
-    stage_s = _combine(parts, fit.overlap) + done.many_rows * fit.matrix_start_s
+    stage_s = _stage_seconds(parts, fit.overlap, done.in_turn) + done.many_rows * fit.matrix_start_s
     best = stage_s.argmin(1)[:, None]
     count = len(kernels)
     total = np.bincount(done.kernel, np.take_along_axis(stage_s, best, 1)[:, 0], count)
@@ -69,38 +76,46 @@ def price(kernels: Sequence[PublishedKernel], fit: Efficiencies, done: Work | No
     return Prices(total + conversion_s + fixed_s, tuple(BOUNDS[index] for index in bound))
 
 
-def unit_seconds(kernels: Sequence[PublishedKernel], fit: Efficiencies, done: Work) -> tuple[Floats, ...]:
+def unit_seconds(kernels: Sequence[AnyKernel], fit: Efficiencies, done: Work) -> tuple[Floats, ...]:
     """Return the seconds (stages, candidates) of the matrix unit, the vector unit, memory and L2."""
     matrix_factor = _by_family(kernels, fit.matrix_factor, 1.0)[done.kernel][:, None]
     memory_factor = _by_family(kernels, fit.memory_factor, 1.0)[done.kernel][:, None]
     load_factor = _by_family(kernels, fit.load_factor, 1.0)[done.kernel][:, None]
     slow = np.where(done.aligned, 1.0, fit.unaligned_factor)
-    matrix = done.matrix_s / (fit.matrix_efficiency * matrix_factor) + done.tiles * fit.tile_s
+    matrix = (
+        done.matrix_s / (fit.matrix_efficiency * matrix_factor) + done.tiles * fit.tile_s + done.blocks * fit.block_s
+    )
     vector = done.vector_s / fit.vector_efficiency + done.vector_rows * fit.row_s
     memory = done.memory_s * slow / (fit.memory_efficiency * memory_factor)
     load = done.load_s * slow / (fit.load_efficiency * load_factor)
     return tuple(np.broadcast_to(part, matrix.shape) for part in (matrix, vector, memory, load))
 
 
-def launch_seconds(kernels: Sequence[PublishedKernel], fit: Efficiencies) -> Floats:
-    """Return each kernel's fixed seconds; without a measured time of its like, the geometric mean of all."""
-    known = list(fit.launch_s.values())
-    launches = np.array([1 + kernel.converts_weights for kernel in kernels])
-    return launches * _by_family(kernels, fit.launch_s, float(np.exp(np.mean(np.log(known)))) if known else 0.0)
+def launch_seconds(kernels: Sequence[AnyKernel], fit: Efficiencies) -> Floats:
+    """Return each kernel's fixed seconds."""
+    launches = np.array([_EXPERT_KERNELS if it.operation == EXPERTS else 1 + it.converts_weights for it in kernels])
+    return launches * fit.launch_s * _by_family(kernels, fit.launch_factor, 1.0)
 
 
-def roofline(kernels: Sequence[PublishedKernel]) -> Floats:
+def roofline(kernels: Sequence[AnyKernel]) -> Floats:
     """Return the plain roofline's seconds: the larger of arithmetic and memory at stated rates, stage after stage."""
     return np.array([_roofline(kernel) for kernel in kernels])
 
 
-def _roofline(kernel: PublishedKernel) -> float:
+def _roofline(kernel: AnyKernel) -> float:
     chip = read_chip(kernel.chip)
     seconds = 0.0
     for stage in stages(kernel):
         rate = chip.matrix_cores * chip.macs_per_cycle(stage.precision) * chip.clock_hz
         seconds += max(stage.macs / rate, stage.memory_bytes / chip.memory_bandwidth_bytes_per_s)
     return seconds
+
+
+def _stage_seconds(parts: tuple[Floats, ...], overlap: float, in_turn: NDArray[np.bool_]) -> Floats:
+    """Return a stage's seconds; where the units work in turn, the vector unit's come after the others'."""
+    matrix, vector, memory, load = parts
+    hidden = _combine((matrix, np.where(in_turn, 0.0, vector), memory, load), overlap)
+    return np.asarray(hidden + np.where(in_turn, vector, 0.0))
 
 
 def _combine(parts: Sequence[Floats], overlap: float) -> Floats:
@@ -110,7 +125,7 @@ def _combine(parts: Sequence[Floats], overlap: float) -> Floats:
     return np.asarray(largest * sum((part / scale) ** overlap for part in parts) ** (1 / overlap))
 
 
-def _by_family(kernels: Sequence[PublishedKernel], values: Mapping[str, float], default: float) -> Floats:
+def _by_family(kernels: Sequence[AnyKernel], values: Mapping[str, float], default: float) -> Floats:
     """Return each kernel's value: its family's, or that of the same operation in other precisions, or the default."""
     of_operation = {family.partition("-")[0]: value for family, value in values.items()}
     # The whole fused MLP has no published time; its first half has.

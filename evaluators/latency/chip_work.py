@@ -9,13 +9,14 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 from gulliver.evaluators.latency.chip import Chip, read_chip
-from gulliver.evaluators.latency.kernel_stages import Stage, conversion_bytes, stages
-from gulliver.evaluators.latency.published_kernel import PublishedKernel
+from gulliver.evaluators.latency.kernel_stages import AnyKernel, Stage, conversion_bytes, stages
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 _CHUNK = 128
 _CUBE = 16
+# Rows of float16 weights in one block: the L1 tile of CATLASS's matmuls (its examples' names state 128x256x256).
+_BLOCK = 256
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,9 @@ class Work:
     """Ideal seconds by unit: (stages, candidates), or (stages, 1) where the tile does not matter.
 
     `tiles` counts those of the busiest core, `load_s` is that core's traffic with L2. `kernel` (stages,) is the kernel
-    that a stage belongs to, `many_rows` (stages, 1) is where a group has more than one, `conversion_s` (kernels,).
+    that a stage belongs to, `many_rows` (stages, 1) is where a group has more than one, `in_turn` (stages, 1) is where
+    the matrix unit waits for the vector unit, `blocks` are those of weights that the vector unit hands to the busiest
+    core through memory, `conversion_s` (kernels,).
     """
 
     matrix_s: Floats
@@ -34,11 +37,13 @@ class Work:
     vector_rows: Floats
     aligned: NDArray[np.bool_]
     many_rows: NDArray[np.bool_]
+    in_turn: NDArray[np.bool_]
+    blocks: Floats
     kernel: NDArray[np.int64]
     conversion_s: Floats
 
 
-def work(kernels: Sequence[PublishedKernel]) -> Work:
+def work(kernels: Sequence[AnyKernel]) -> Work:
     """Return the work of kernels of any chips; raises InputError where a chip cannot run one."""
     staged = [(index, stage) for index, kernel in enumerate(kernels) for stage in stages(kernel)]
     candidates = max((len(_candidates(read_chip(kernel.chip))) for kernel in kernels), default=1)
@@ -65,10 +70,12 @@ def _chip_work(mine: list[tuple[int, Stage]], chip: Chip, candidates: int) -> di
     return {
         **cost,
         "memory_s": _column(listed, "memory_bytes") / chip.memory_bandwidth_bytes_per_s,
-        "vector_s": _column(listed, "vector_elements") / chip.vector_float16_operations_per_s,
+        "vector_s": _column(listed, "vector_operations") / chip.vector_float16_operations_per_s,
         "vector_rows": np.ceil(_column(listed, "vector_rows") / chip.vector_cores),
         "aligned": np.array([[stage.aligned] for stage in listed]),
         "many_rows": np.array([[stage.k > 0 and max(stage.group_rows) > 1] for stage in listed]),
+        "blocks": cost["tiles"] * np.ceil(_column(listed, "k") / _BLOCK) * _column(listed, "hands_weights_over"),
+        "in_turn": np.array([[stage.in_turn] for stage in listed]),
         "kernel": np.array([index for index, _ in mine]),
     }
 

@@ -51,7 +51,37 @@ class MemoryKernel:
     bytes_moved: int
 
 
-Kernel = ComputeKernel | MemoryKernel
+@dataclass(frozen=True, order=True)
+class GatedMlpKernel:
+    """A gated MLP in one int8 kernel: each group's rows times (in_channels, 2 * hidden_channels), SwiGLU, and back.
+
+    The second matrix is (hidden_channels, out_channels); every group has matrices of its own.
+    """
+
+    group_rows: tuple[int, ...]
+    in_channels: int
+    hidden_channels: int
+    out_channels: int
+    kind: str = "gated_mlp"
+
+    @property
+    def weight_count(self) -> int:
+        """Return the weights of one group."""
+        return self.hidden_channels * (2 * self.in_channels + self.out_channels)
+
+    @property
+    def macs(self) -> int:
+        """Return the multiply-accumulates of one call."""
+        return sum(self.group_rows) * self.weight_count
+
+    @property
+    def bytes_moved(self) -> int:
+        """Return the bytes of int8 weights of groups with rows, int8 inputs and float16 results."""
+        used = sum(rows > 0 for rows in self.group_rows)
+        return used * self.weight_count + sum(self.group_rows) * (self.in_channels + 2 * self.out_channels)
+
+
+Kernel = ComputeKernel | MemoryKernel | GatedMlpKernel
 
 
 @dataclass(frozen=True)

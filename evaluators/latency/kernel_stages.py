@@ -1,7 +1,7 @@
 """What a kernel does, stage by stage: multiplications, passes over vectors, and the bytes that each must move."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
 
 from gulliver.evaluators.latency.chip import read_chip
@@ -11,6 +11,12 @@ from gulliver.tasks.errors import InputError
 _SCALE_BYTES = 4
 # An accumulator of four bytes is written and read again.
 _SPILL_BYTES = 8.0
+# Operations of the vector unit on float16 lanes; in float32 one counts twice, as half the lanes are there.
+# Dequantization: convert, scale by column, scale by row, convert. SwiGLU, for each of its two inputs: half of negate,
+# exp, add, divide, multiply. Quantization, for each output: absolute, maximum, multiply, convert, and once in float16.
+_DEQUANT, _SWIGLU, _QUANT, _CONVERT = 8.0, 5.0, 9.0, 2.0
+# Weights that are widened: convert and scale; bfloat16 has no arithmetic of its own, so in float32 (CANN, Cast).
+_WIDEN = {"float16": 2.0, "bfloat16": 4.0, "float32": 4.0}
 _MATRIX_PRECISION = {"float32": "float32", "float16": "float16", "bfloat16": "float16", "float8": "float8"}
 
 
@@ -19,9 +25,8 @@ class Stage:
     """One pass of a kernel; `k` is 0 where nothing is multiplied.
 
     `row_factor` is how often each row goes through the matrix unit, `memory_bytes` what memory must deliver and take
-    at least once, `spill_bytes` what L2 moves for each result on its way to the vector unit, `vector_elements` the
-    elements that unit works on and `vector_rows` the rows it reduces.
-    """
+    at least once, `spill_bytes` what L2 moves for each result on its way to the vector unit, `vector_operations` the
+    elements XX"""
 
     group_rows: tuple[int, ...]
     n: int
@@ -32,7 +37,9 @@ class Stage:
     activation_bytes: float = 0.0
     weight_bytes: float = 0.0
     spill_bytes: float = 0.0
-    vector_elements: float = 0.0
+    in_turn: bool = False
+    hands_weights_over: bool = False
+    vector_operations: float = 0.0
     vector_rows: int = 0
     aligned: bool = True
     tile: tuple[int, int] | None = None
@@ -48,12 +55,28 @@ class Stage:
         return float(prod((self.rows, self.n, self.k, self.row_factor)))
 
 
-def stages(kernel: PublishedKernel) -> tuple[Stage, ...]:
+@dataclass(frozen=True)
+class StagedKernel:
+    """A kernel of a network, whose stages say all that a price depends on; `family` is whose efficiencies it takes."""
+
+    chip: str
+    operation: str
+    family: str
+    stages: tuple[Stage, ...]
+    converts_weights: bool = False
+
+
+AnyKernel = PublishedKernel | StagedKernel
+
+
+def stages(kernel: AnyKernel) -> tuple[Stage, ...]:
     """Return the kernel's stages in order; raises InputError where its chip cannot run its precisions."""
+    if isinstance(kernel, StagedKernel):
+        return kernel.stages
     if kernel.operation == ELEMENTWISE:
         return (_swiglu_quant(kernel),)
     if kernel.operation == FUSED_HALF:
-        return (_first_half(kernel),)
+        return _matmul_swiglu(kernel), _row_quant(kernel)
     if kernel.operation in FUSED:
         return _matmul_swiglu(kernel), _row_quant(kernel), _second_half(kernel)
     if kernel.operation == EXPERTS:
@@ -61,8 +84,10 @@ def stages(kernel: PublishedKernel) -> tuple[Stage, ...]:
     return (_matmul(kernel, kernel.n, kernel.k, BITS[kernel.output] / 8),)
 
 
-def conversion_bytes(kernel: PublishedKernel) -> float:
+def conversion_bytes(kernel: AnyKernel) -> float:
     """Return the bytes that the kernel's weight-layout conversion reads and writes: 0 where it has none."""
+    if isinstance(kernel, StagedKernel):
+        return 0.0
     weights = len(kernel.group_rows) * kernel.n * kernel.k * BITS[kernel.weight] / 8
     return 2.0 * weights if kernel.converts_weights else 0.0
 
@@ -72,14 +97,19 @@ def _keeps_weights_in_l2(kernel: PublishedKernel) -> bool:
     return 0 < conversion_bytes(kernel) <= read_chip(kernel.chip).l2_bytes
 
 
-def _matmul(kernel: PublishedKernel, n: int, k: int, output_bytes: float) -> Stage:
-    """Return a multiplication whose weights are read once for every group that has rows."""
+def _matmul(kernel: PublishedKernel, n: int, k: int, output_bytes: float, fused_operations: float = 0.0) -> Stage:
+    """Return a multiplication whose weights are read once for every group that has rows.
+
+    `fused_operations` are those of the vector unit on each result, where a fused kernel gives it tile after tile.
+    """
     precision, row_factor = _matrix_precision(kernel)
     activation_bytes, weight_bytes = BITS[kernel.activation] / 8, BITS[kernel.weight] / 8
     rows, used = sum(kernel.group_rows), sum(count > 0 for count in kernel.group_rows)
     weights = 0.0 if _keeps_weights_in_l2(kernel) else used * n * k * weight_bytes
     moved = weights + used * n * _SCALE_BYTES + rows * k * activation_bytes + rows * n * output_bytes
-    results = _dequantized_by_vectors(kernel, rows * n)
+    apart = read_chip(kernel.chip).spills_accumulators
+    operations = (fused_operations or _dequant_operations(kernel)) * rows * n
+    widen = used * n * k * _WIDEN[kernel.activation] if kernel.scheme in ("w8", "w4") else 0.0
     return Stage(
         kernel.group_rows,
         n,
@@ -89,73 +119,58 @@ def _matmul(kernel: PublishedKernel, n: int, k: int, output_bytes: float) -> Sta
         row_factor=row_factor,
         activation_bytes=activation_bytes,
         weight_bytes=weight_bytes,
-        spill_bytes=_SPILL_BYTES * (results > 0) * read_chip(kernel.chip).spills_accumulators,
-        vector_elements=results,
+        spill_bytes=_SPILL_BYTES * (operations > 0) * apart,
+        vector_operations=operations + widen,
+        in_turn=apart and operations > 0 and fused_operations == 0,
+        hands_weights_over=widen > 0 and apart,
         aligned=kernel.aligned,
         tile=kernel.tile,
     )
 
 
-def _dequantized_by_vectors(kernel: PublishedKernel, elements: int) -> float:
-    """Return the results that pass through the vector unit: per-channel float16 scales need none on the way out."""
-    plain = kernel.output in ("float16", "int32") and "pertoken" not in kernel.notes
-    return 0.0 if kernel.scheme in ("float", "w8", "w4") or plain else float(elements)
-
-
-def _first_half(kernel: PublishedKernel) -> Stage:
-    """Return matmul, dequant, SwiGLU and quantization in one: its halves leave as float32 and come back as int8."""
-    stage = _matmul(kernel, kernel.n, kernel.k, 0.0)
-    half = stage.rows * kernel.n / 2
-    stage = replace(stage, spill_bytes=_SPILL_BYTES * read_chip(kernel.chip).spills_accumulators)
-    return _with_vectors(stage, half * (2 * 4 + 1), 3.0 * stage.rows * kernel.n, stage.rows)
+def _dequant_operations(kernel: PublishedKernel) -> float:
+    """Return the work on a result that passes through the vector unit: per-channel scales need none."""
+    plain = kernel.output in ("float16", "int32", "int8") and "pertoken" not in kernel.notes
+    return 0.0 if kernel.scheme in ("float", "w8", "w4") or plain else _DEQUANT
 
 
 def _matmul_swiglu(kernel: PublishedKernel) -> Stage:
     """Return matmul, dequant and SwiGLU, whose float32 halves wait in memory for the scale of their rows."""
-    stage = _first_half(kernel)
-    read_again = stage.rows * kernel.n / 2 * (4 + 1)
-    elements = 2.0 * stage.rows * kernel.n
-    return replace(stage, memory_bytes=stage.memory_bytes - read_again, vector_elements=elements, vector_rows=0)
+    return _matmul(kernel, kernel.n, kernel.k, 4.0 / 2, _DEQUANT - _CONVERT + _SWIGLU)
 
 
 def _row_quant(kernel: PublishedKernel) -> Stage:
     rows = sum(kernel.group_rows)
     elements = rows * kernel.n / 2
-    return Stage((rows,), kernel.n // 2, 0, elements * (4 + 1), vector_elements=2 * elements, vector_rows=rows)
+    return Stage((rows,), kernel.n // 2, 0, elements * (4 + 1), vector_operations=_QUANT * elements, vector_rows=rows)
 
 
 def _second_half(kernel: PublishedKernel) -> Stage:
-    stage = _matmul(kernel, kernel.k, kernel.n // 2, 2.0)
-    stage = replace(stage, spill_bytes=_SPILL_BYTES * read_chip(kernel.chip).spills_accumulators)
-    return _with_vectors(stage, 0.0, float(stage.rows * kernel.k), 0)
+    return _matmul(kernel, kernel.k, kernel.n // 2, 2.0, _DEQUANT)
 
 
 def _experts(kernel: PublishedKernel) -> Iterator[Stage]:
     """Yield both multiplications of routed experts, then what the tokens of all cards cost before and after them."""
     width = BITS[kernel.activation] / 8
-    first = _matmul(kernel, kernel.n, kernel.k, 2.0)
-    yield _with_vectors(first, first.rows * kernel.n * (2.0 + width / 2), float(first.rows * kernel.n), 0)
+    yield _matmul(kernel, kernel.n, kernel.k, 2.0 + 2.0 + width / 2, _CONVERT + _SWIGLU)
     yield _matmul(kernel, kernel.k, kernel.n // 2, 2.0)
-    moved = (kernel.m + 2 * first.rows) * kernel.k * (width + 2)
-    yield Stage((kernel.m,), kernel.k, 0, moved, vector_elements=float(kernel.m * kernel.k), vector_rows=kernel.m)
+    moved = (kernel.m + 2 * sum(kernel.group_rows)) * kernel.k * (width + 2)
+    operations = _CONVERT * kernel.m * kernel.k
+    yield Stage((kernel.m,), kernel.k, 0, moved, vector_operations=operations, vector_rows=kernel.m)
 
 
 def _swiglu_quant(kernel: PublishedKernel) -> Stage:
     """Return the pass that reads (m, n), makes (m, n / 2) of it and quantizes that row by row."""
-    read = kernel.m * kernel.n * BITS[kernel.activation] / 8
-    weight = 3.0 if kernel.activation == "int32" else 2.0
+    elements = kernel.m * kernel.n
+    before = _DEQUANT - _CONVERT if kernel.activation == "int32" else _CONVERT
     return Stage(
         (kernel.m,),
         kernel.n,
         0,
-        read + kernel.m * kernel.n / 2,
-        vector_elements=weight * kernel.m * kernel.n,
+        elements * BITS[kernel.activation] / 8 + elements / 2,
+        vector_operations=(before + _SWIGLU + _QUANT / 2) * elements,
         vector_rows=kernel.m,
     )
-
-
-def _with_vectors(stage: Stage, memory_bytes: float, elements: float, rows: int) -> Stage:
-    return replace(stage, memory_bytes=stage.memory_bytes + memory_bytes, vector_elements=elements, vector_rows=rows)
 
 
 def _matrix_precision(kernel: PublishedKernel) -> tuple[str, int]:

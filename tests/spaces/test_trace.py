@@ -148,3 +148,17 @@ def test_tracing_leaves_the_network_as_it_was(plain_network):
     assert not plain_network.training
     assert all(torch.equal(before[name], value) for name, value in plain_network.state_dict().items())
     assert all(parameter.requires_grad and parameter.grad is None for parameter in plain_network.parameters())
+
+
+def test_what_others_depend_on_is_named_beside_its_kind():
+    class Gated(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gate, self.up, self.silu = nn.Linear(4, 4), nn.Linear(4, 4), nn.SiLU()
+
+        def forward(self, values):
+            return self.silu(self.gate(values)) * torch.nn.functional.silu(self.up(values)) + torch.mul(values, 2)
+
+    operations = trace(Gated().eval(), (torch.zeros(1, 4),)).operations
+    named = [(it.kind, it.function) for it in operations if it.function]
+    assert named == [("activation", "silu"), ("activation", "silu"), ("other", "mul"), ("other", "mul")]

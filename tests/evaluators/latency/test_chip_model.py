@@ -62,6 +62,27 @@ def test_tiles_are_dealt_to_cores_in_turn_from_group_to_group():
     assert two_waves.matrix_s[0, 0] == pytest.approx((8 + 1) * 16 * 16 / 1.8e9)
 
 
+def test_outside_the_fused_kernels_the_vector_unit_starts_when_the_matrix_unit_is_done():
+    plain = matmul("ascend_910b2", 1024, 3584, 3584, notes='{"output_dtype": "float16"}')
+    by_rows = replace(plain, notes='{"output_dtype": "float16"} pertoken')
+    done, fit = work([by_rows]), read_fit("ascend_910b")
+    # 8 float16 operations on each of 1024 x 3584 results, and 8 bytes of each through L2 besides.
+    vector_s = 8 * 1024 * 3584 / 11.06e12 / fit.vector_efficiency
+    assert done.in_turn[0, 0]
+    assert done.vector_s[0, 0] == pytest.approx(8 * 1024 * 3584 / 11.06e12)
+    assert seconds(by_rows) - seconds(plain) > vector_s
+    assert not work([grouped("ascend_910b2", [64])]).in_turn.any()
+    assert not work([replace(by_rows, chip="ascend_950pr")]).in_turn.any()
+
+
+def test_widened_weights_are_handed_to_the_matrix_unit_block_by_block():
+    widened = matmul("ascend_910b2", 8, 2048, 4096, "float16", "int8", "weight_quant_batch_matmul", notes="L1 16x256")
+    # 2048 / 256 tiles on 24 cores: one each, of 4096 / 256 blocks.
+    assert work([widened]).blocks[0, 0] == 16
+    assert work([replace(widened, weight="float16")]).blocks[0, 0] == 0
+    assert work([replace(widened, chip="ascend_950pr")]).blocks[0, 0] == 0
+
+
 def test_20_tiles_are_faster_than_24_on_20_cores():
     shape = ("ascend_910b3", 1024, 576, 6144, "float16", "float16", "catlass_matmul")
     tall, wide = matmul(*shape, notes="20 AIC, L1 256x128x256"), matmul(*shape, notes="20 AIC, L1 128x256x256")
@@ -111,8 +132,9 @@ def test_w4a8_halves_the_weights_but_not_the_arithmetic():
     assert seconds(few4) < 0.8 * seconds(few8)
 
 
-def test_unaligned_widths_cost_1_2_to_3_1_times_on_910b2():
-    aligned, unaligned = (matmul("ascend_910b2", 1024, n, 4096) for n in (4096, 4097))
+@pytest.mark.parametrize(("n", "k"), [(4097, 4096), (4096, 4097), (1025, 4096)])
+def test_unaligned_widths_cost_1_2_to_3_1_times_on_910b2(n, k):
+    aligned, unaligned = (matmul("ascend_910b2", 1024, *shape) for shape in ((n // 16 * 16, k // 16 * 16), (n, k)))
     assert 1.2 < seconds(unaligned) / seconds(aligned) < 3.1
 
 
@@ -133,9 +155,26 @@ def test_one_float_matmul_makes_both_pay_unfused_prices(precisions):
     assert seconds(*kernels) > seconds(*unfused_mlp_kernels("ascend_910b2", fused))
 
 
+def test_what_stays_in_int8_beside_a_fallback_costs_what_it_does_unfused():
+    unfused = unfused_mlp_kernels("ascend_910b2", GatedMlp((64,), 4096, 7168))
+    first_falls_back = mlp_kernels("ascend_910b2", GatedMlp((64,), 4096, 7168, ("float16", "int8")))
+    second_falls_back = mlp_kernels("ascend_910b2", GatedMlp((64,), 4096, 7168, ("int8", "float16")))
+    assert first_falls_back[2] == unfused[2]
+    assert second_falls_back[:2] == unfused[:2]
+
+
 def test_a_rank_splits_a_matmul_and_breaks_the_fusion():
-    kernels = mlp_kernels("ascend_910b2", GatedMlp((64,), 4096, 7168, ranks=(512, None)))
+    mlp = GatedMlp((64,), 4096, 7168, ranks=(512, None))
+    kernels = mlp_kernels("ascend_910b2", mlp)
     assert [(it.n, it.k) for it in kernels] == [(512, 7168), (4096, 512), (4096, 0), (7168, 2048)]
+    assert kernels[2:] == unfused_mlp_kernels("ascend_910b2", GatedMlp((64,), 4096, 7168))[1:]
+
+
+def test_a_rank_that_halves_the_arithmetic_of_a_matmul_is_still_slower_than_fused():
+    # Half of 7168 * 4096 / (7168 + 4096), so half the multiply-accumulates and half the weights.
+    halved = GatedMlp((64,) * 8, 4096, 7168, ranks=(1303, None))
+    fused = GatedMlp((64,) * 8, 4096, 7168)
+    assert seconds(*mlp_kernels("ascend_910b2", halved)) > seconds(*mlp_kernels("ascend_910b2", fused))
 
 
 def test_a_chip_without_the_fused_kernel_runs_it_in_parts():

@@ -1,0 +1,187 @@
+"""A modelled chip as a target: everything on it is priced by the model, nothing is measured."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from gulliver.evaluators.factors import Factor
+from gulliver.evaluators.latency.cards import plans
+from gulliver.evaluators.latency.chip import read_chip
+from gulliver.evaluators.latency.chip_fit import read_fit
+from gulliver.evaluators.latency.chip_kernels import chip_kernel, precision_of
+from gulliver.evaluators.latency.chip_model import price
+from gulliver.evaluators.latency.chip_prediction import MODES, Prediction, predict
+from gulliver.evaluators.latency.gated_mlp import GatedMlpFusion, find_gated_mlps
+from gulliver.evaluators.latency.kernel import ComputeKernel, Kernel, KernelCall, MemoryKernel
+from gulliver.evaluators.latency.lowering import lower
+from gulliver.evaluators.latency.published_kernel import PublishedKernel
+from gulliver.spaces.capabilities import Capabilities
+from gulliver.spaces.layer_graph import LayerGraph, Operation
+from gulliver.spaces.recipe import Decompose, Quantize, Recipe
+from gulliver.tasks.errors import InputError
+
+_CONVOLUTIONS = ("conv1d", "conv2d")
+
+
+@dataclass(frozen=True)
+class ChipTarget:
+    """`cards` chips of one kind (a file of conf/chip) that run batches of `batch`; prices are the model's.
+
+    `mode` is that of `gulliver predict`: the model alone, or corrected by the nearest measured kernels where there are.
+    """
+
+    chip: str
+    batch: int = 32
+    cards: int = 1
+    mode: str = "model"
+    float_type: str = "float16"
+    channel_multiple: int = 16
+
+    def __post_init__(self) -> None:
+        read_chip(self.chip)
+        for key in ("batch", "cards", "channel_multiple"):
+            if getattr(self, key) < 1:
+                raise InputError(f"`target.{key} >= 1` must hold, but it is {getattr(self, key)}")
+        if self.mode not in MODES:
+            raise InputError(f"target.mode must be one of {', '.join(MODES)}, but is {self.mode}")
+        if self.float_type not in ("float16", "bfloat16"):
+            raise InputError(f"`target.float_type` must be float16 or bfloat16, but is {self.float_type}")
+
+    @property
+    def name(self) -> str:
+        """Return the chip's name."""
+        return self.chip
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Return the chip's precisions: linear layers have all of them, convolutions those with int8 on both sides."""
+        precisions = read_chip(self.chip).precisions
+        return Capabilities(
+            float_type=self.float_type,
+            precisions=dict.fromkeys(_CONVOLUTIONS, tuple(it for it in precisions if it == (8, 8)))
+            | {"linear": precisions},
+            channel_multiple=self.channel_multiple,
+            small_channel_multiple=self.channel_multiple,
+            small_channels=self.channel_multiple,
+        )
+
+    @property
+    def conditions(self) -> str:
+        """Return the conditions of every latency, in words."""
+        return f"batch {self.batch}, {self.cards} card{'s' * (self.cards > 1)}, modelled ({self.mode})"
+
+    @property
+    def latency(self) -> "ChipLatencyModel":
+        """Return the prices of this target's kernel calls, for any network."""
+        return ChipLatencyModel(self)
+
+    def lower(self, graph: LayerGraph, recipe: Recipe) -> tuple[KernelCall, ...]:
+        """Return the kernel calls of the recipe's network, in order of execution."""
+        calls = [self._in_its_widths(call, recipe) for call in lower(graph, recipe, self.batch, self.float_type)]
+        return tuple(_fuse(calls, graph, recipe)) if "mlp" in read_chip(self.chip).fusions else tuple(calls)
+
+    def _in_its_widths(self, call: KernelCall, recipe: Recipe) -> KernelCall:
+        """Return the call in the precision of its layer's widths: lowering knows int8 and floating point."""
+        if not isinstance(call.kernel, ComputeKernel):
+            return call
+        precision = precision_of(recipe.layers[call.owner].quantize, self.float_type)
+        return replace(call, kernel=replace(call.kernel, precision=precision))
+
+
+def _fuse(calls: Sequence[KernelCall], graph: LayerGraph, recipe: Recipe) -> Iterator[KernelCall]:
+    """Yield the calls with those of each gated MLP fused, or with a note that says why they are not."""
+    mlps = find_gated_mlps(graph)
+    owners = {it.layer or it.name: it for mlp in mlps for it in mlp.operations}
+    owners |= {it.name: it for mlp in mlps for it in mlp.operations}
+
+    def calls_of(operation: Operation) -> list[KernelCall]:
+        return [call for call in calls if owners.get(call.owner) == operation]
+
+    def quantize(layer: str) -> Quantize | None:
+        return recipe.layers[layer].quantize
+
+    def decompose(layer: str) -> Decompose | None:
+        return recipe.layers[layer].decompose
+
+    fusion, done = GatedMlpFusion(mlps, calls_of, quantize, decompose), set()
+    for call in calls:
+        operation = owners.get(call.owner)
+        if operation is None:
+            yield call
+        elif operation.name not in done:
+            done.add(operation.name)
+            yield from fusion.calls(operation)
+
+
+@dataclass(frozen=True)
+class PricedCall:
+    """A call with its seconds, what bounds it, the mode that priced it and the plan that splits it between cards."""
+
+    call: KernelCall
+    seconds: float
+    bound_by: str
+    mode: str
+    plan: str
+
+
+@dataclass(frozen=True)
+class ChipLatencyModel:
+    """Modelled prices of kernel calls on a chip target; equal kernels are priced once."""
+
+    target: ChipTarget
+    _priced: dict[Kernel, Prediction] = field(default_factory=dict, repr=False, compare=False)
+
+    def seconds(self, call: KernelCall) -> float:
+        """Return the modelled seconds of one call, split between the cards in the fastest way."""
+        return self.explain(call).seconds
+
+    def total_ms(self, calls: Sequence[KernelCall]) -> float:
+        """Return the modelled milliseconds of a whole network."""
+        self.require([call.kernel for call in calls])
+        return 1e3 * sum(self.seconds(call) for call in calls)
+
+    def explain(self, call: KernelCall) -> PricedCall:
+        """Return the call with its price and what it is made of."""
+        choices = plans(call.kernel, read_chip(self.target.chip), self.target.cards)
+        self.require([kernel for plan in choices for kernel in plan.kernels])
+        best = min(choices, key=lambda plan: plan.seconds(self._seconds))
+        slowest = self._priced[max(best.kernels, key=self._seconds)]
+        is_link = best.communication_s > slowest.seconds
+        bound_by = "link" if is_link else slowest.bound_by
+        return PricedCall(call, best.seconds(self._seconds), bound_by, slowest.mode, best.name)
+
+    def require(self, kernels: Sequence[Kernel]) -> None:
+        """Price all kernels that have no price yet, at once."""
+        missing = list(dict.fromkeys(kernel for kernel in kernels if kernel not in self._priced))
+        if missing:
+            self._priced.update(zip(missing, price_kernels(self.target.chip, missing, self.target.mode), strict=True))
+
+    def _seconds(self, kernel: Kernel) -> float:
+        return self._priced[kernel].seconds
+
+
+def choice_factors(model: ChipLatencyModel, variables: Sequence[Sequence[Sequence[KernelCall]]]) -> tuple[Factor, ...]:
+    """Return one factor for each variable: the milliseconds of the calls that each of its choices lowers to."""
+    model.require([call.kernel for choices in variables for calls in choices for call in calls])
+    tables = (np.array([1e3 * sum(map(model.seconds, calls)) for calls in choices]) for choices in variables)
+    return tuple(Factor((index,), table) for index, table in enumerate(tables))
+
+
+def price_kernels(chip: str, kernels: Sequence[Kernel], mode: str = "model") -> list[Prediction]:
+    """Return the chip's prices of kernels, all at once; what no published kernel is like is priced by the model."""
+    made = [chip_kernel(chip, kernel) for kernel in kernels]
+    prices = price(made, read_fit(read_chip(chip).fit))
+    found = [Prediction(*it, "model") for it in zip(prices.seconds.tolist(), prices.bound_by, strict=True)]
+    nearest = [(index, it) for index, it in enumerate(made) if isinstance(it, PublishedKernel) and mode == "nearest"]
+    corrected = predict([it for _, it in nearest], mode)
+    for (index, _), prediction in zip(nearest, corrected, strict=True):
+        found[index] = prediction
+    return [_without_launch(chip, *it) for it in zip(kernels, found, strict=True)]
+
+
+def _without_launch(chip: str, kernel: Kernel, found: Prediction) -> Prediction:
+    """Return the price; a residual that a convolution reads costs its bytes and no launch."""
+    if not (isinstance(kernel, MemoryKernel) and kernel.kind == "fused_add"):
+        return found
+    bandwidth = read_chip(chip).memory_bandwidth_bytes_per_s * read_fit(read_chip(chip).fit).memory_efficiency
+    return replace(found, seconds=kernel.bytes_moved / bandwidth, bound_by="memory")

@@ -1,0 +1,143 @@
+"""Gated MLPs in a network, and whether each runs as one fused kernel or as several.
+
+A gated MLP is down(silu(gate(x)) * up(x)). Where all three of its layers are int8 and whole it runs as one call of
+the fused kernel (fused_mlp/reference.py); one layer in floating point, or split by a rank, and all of them run by
+themselves and what lies between them goes through memory.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from gulliver.evaluators.latency.kernel import ComputeKernel, GatedMlpKernel, KernelCall, MemoryKernel
+from gulliver.spaces.layer_graph import LayerGraph, Operation
+from gulliver.spaces.recipe import Decompose, Quantize
+from gulliver.tasks.errors import InputError
+
+CallsOf = Callable[[Operation], Iterable[KernelCall]]
+
+
+@dataclass(frozen=True)
+class GatedMlpLayers:
+    """The operations of one gated MLP, in order of execution."""
+
+    gate: Operation
+    up: Operation
+    silu: Operation
+    product: Operation
+    down: Operation
+
+    @property
+    def operations(self) -> tuple[Operation, ...]:
+        """Return what the fused kernel replaces."""
+        return self.gate, self.up, self.silu, self.product, self.down
+
+    @property
+    def layers(self) -> tuple[str, str, str]:
+        """Return the names of the gate, up and down layers."""
+        assert self.gate.layer is not None
+        assert self.up.layer is not None
+        assert self.down.layer is not None
+        return self.gate.layer, self.up.layer, self.down.layer
+
+
+def find_gated_mlps(graph: LayerGraph) -> tuple[GatedMlpLayers, ...]:
+    """Return the network's gated MLPs whose inner tensors nothing else reads."""
+    by_name = {operation.name: operation for operation in graph.operations}
+    users: dict[str, list[Operation]] = defaultdict(list)
+    for operation in graph.operations:
+        for source in operation.inputs:
+            users[source].append(operation)
+    downs = (operation for operation in graph.operations if operation.kind == "linear")
+    found = (_gated_mlp(down, by_name) for down in downs)
+    return tuple(
+        it for it in found if it and all(len(users[inner.name]) == 1 for inner in it.operations if inner is not it.down)
+    )
+
+
+def _gated_mlp(down: Operation, by_name: dict[str, Operation]) -> GatedMlpLayers | None:
+    product = by_name[down.inputs[0]]
+    if product.function != "mul" or len(product.inputs) != 2:
+        return None
+    first, second = (by_name[name] for name in product.inputs)
+    silu, up = (first, second) if first.function == "silu" else (second, first)
+    if silu.function != "silu" or up.kind != "linear":
+        return None
+    gate = by_name[silu.inputs[0]]
+    alike = gate.kind == "linear" and gate.inputs == up.inputs and gate.name != up.name
+    return GatedMlpLayers(gate, up, silu, product, down) if alike else None
+
+
+@dataclass(frozen=True)
+class GatedMlpFusion:
+    """The kernel calls of a network's operations, those of gated MLPs fused where they can be.
+
+    `calls_of` gives the calls of an operation with nothing of a gated MLP fused, `quantize` and `decompose` each
+    layer's choice.
+    """
+
+    mlps: Sequence[GatedMlpLayers]
+    calls_of: CallsOf
+    quantize: Callable[[str], Quantize | None]
+    decompose: Callable[[str], Decompose | None]
+
+    def calls(self, operation: Operation) -> Iterator[KernelCall]:
+        """Yield what runs for one operation: the fused kernel runs for the gate, and nothing for the rest."""
+        mlp = self._mlp_of.get(operation.name)
+        if mlp is None:
+            yield from self.calls_of(operation)
+        elif reason := self.why_not_fused(mlp):
+            yield from (replace(call, note=_joined(call.note, reason)) for call in self.calls_of(operation))
+        elif operation == mlp.gate:
+            yield from self._fused(mlp)
+
+    def why_not_fused(self, mlp: GatedMlpLayers) -> str:
+        """Return what keeps the gated MLP from being one kernel, naming the first layer that does, or nothing."""
+        for layer in mlp.layers:
+            widths = self.quantize(layer)
+            if widths is None:
+                return f"the gated MLP is not fused: {layer} stays in floating point"
+            if widths != Quantize(8, 8):
+                return f"the gated MLP is not fused: {layer} is not in int8"
+            if (split := self.decompose(layer)) is not None:
+                return f"the gated MLP is not fused: rank {split.rank} splits {layer}"
+        return ""
+
+    @cached_property
+    def _mlp_of(self) -> dict[str, GatedMlpLayers]:
+        return {operation.name: mlp for mlp in self.mlps for operation in mlp.operations}
+
+    def _fused(self, mlp: GatedMlpLayers) -> Iterator[KernelCall]:
+        gate, down = (self._matmul(operation) for operation in (mlp.gate, mlp.down))
+        gate_layer, up_layer, down_layer = mlp.layers
+        kernel = GatedMlpKernel((gate.batch,), gate.in_channels, gate.out_channels, down.out_channels)
+        yield KernelCall(kernel, gate_layer, (up_layer, "silu", "mul", down_layer))
+        if down.output_precision == "int8":
+            moved = down.batch * down.out_channels * (2 + 1)
+            yield KernelCall(MemoryKernel("convert", moved), down_layer, (), "the fused kernel's result is float16")
+
+    def _matmul(self, operation: Operation) -> ComputeKernel:
+        """Return the layer's own kernel, from which the fused one takes its shapes."""
+        return next(it.kernel for it in self.calls_of(operation) if isinstance(it.kernel, ComputeKernel))
+
+
+def _joined(note: str, reason: str) -> str:
+    return f"{note}; {reason}" if note else reason
+
+
+def expert_rows(tokens: int, top_k: int, shares: Sequence[float]) -> tuple[int, ...]:
+    """Return each expert's rows, where every token goes to `top_k` of them and expert e takes `shares[e]` of all.
+
+    Rows are whole and add up to tokens * top_k: the largest remainders are rounded up. Raises InputError for shares
+    that are negative or all zero.
+    """
+    weights = np.array(shares, dtype=float)
+    if not len(weights) or weights.min() < 0 or weights.sum() <= 0:
+        raise InputError(f"shares must be at least 0, and one more than that, but are {tuple(shares)}")
+    exact = tokens * top_k * weights / weights.sum()
+    rows = np.floor(exact).astype(int)
+    missing = tokens * top_k - int(rows.sum())
+    rows[np.argsort(rows - exact, kind="stable")[:missing]] += 1
+    return tuple(int(count) for count in rows)

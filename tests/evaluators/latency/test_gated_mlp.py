@@ -1,0 +1,143 @@
+from collections import Counter
+from itertools import product
+
+import pytest
+import torch
+from gulliver.evaluators.latency.chip_target import ChipTarget
+from gulliver.evaluators.latency.gated_mlp import expert_rows, find_gated_mlps
+from gulliver.evaluators.latency.kernel import ComputeKernel, GatedMlpKernel, MemoryKernel
+from gulliver.spaces.recipe import Decompose, LayerRecipe, Quantize, Recipe
+from gulliver.spaces.trace import trace
+from gulliver.tasks.errors import InputError
+from torch import nn
+from torch.nn import functional as F
+
+LAYERS = ("gate", "up", "down")
+INT8 = LayerRecipe(quantize=Quantize())
+
+
+class Gated(nn.Module):
+    def __init__(self, width=64, hidden=128):
+        super().__init__()
+        self.gate, self.up = (nn.Linear(width, hidden, bias=False) for _ in range(2))
+        self.down = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, tokens):
+        return self.down(F.silu(self.gate(tokens)) * self.up(tokens))
+
+
+class Swapped(Gated):
+    def __init__(self):
+        super().__init__()
+        self.silu = nn.SiLU()
+
+    def forward(self, tokens):
+        return self.down(torch.mul(self.up(tokens), self.silu(self.gate(tokens))))
+
+
+class Ungated(Gated):
+    def forward(self, tokens):
+        return self.down(F.silu(self.gate(tokens)))
+
+
+class Gelu(Gated):
+    def forward(self, tokens):
+        return self.down(F.gelu(self.gate(tokens)) * self.up(tokens))
+
+
+class ReadElsewhere(Gated):
+    def forward(self, tokens):
+        inner = F.silu(self.gate(tokens)) * self.up(tokens)
+        return self.down(inner) + inner[:, :64]
+
+
+def graph_of(network):
+    return trace(network.eval(), (torch.zeros(4, 64),))
+
+
+def lowered(target, **changes):
+    return ChipTarget(target, batch=16).lower(graph_of(Gated()), Recipe(dict.fromkeys(LAYERS, INT8) | changes))
+
+
+@pytest.mark.parametrize("network", [Gated(), Swapped()])
+def test_a_gated_mlp_is_found_whichever_factor_comes_first(network):
+    (mlp,) = find_gated_mlps(graph_of(network))
+    assert mlp.layers == LAYERS
+
+
+@pytest.mark.parametrize("network", [Ungated(), Gelu(), ReadElsewhere()])
+def test_what_the_kernel_does_not_compute_is_not_one(network):
+    assert find_gated_mlps(graph_of(network)) == ()
+
+
+def test_three_int8_layers_become_one_call():
+    rounded, fused = lowered("ascend_910b2")
+    assert isinstance(rounded.kernel, MemoryKernel)
+    assert fused.kernel == GatedMlpKernel((16,), 64, 128, 64)
+    assert (fused.owner, fused.fused) == ("gate", ("up", "silu", "mul", "down"))
+
+
+def test_the_fused_kernel_counts_its_work():
+    kernel = GatedMlpKernel((3, 0, 5), 64, 128, 32)
+    assert kernel.macs == 8 * (64 * 256 + 128 * 32)
+    assert kernel.bytes_moved == 2 * (64 * 256 + 128 * 32) + 8 * 64 + 8 * 32 * 2
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize(
+    ("choice", "reason"),
+    [
+        (LayerRecipe(), "stays in floating point"),
+        (LayerRecipe(quantize=Quantize(4, 8)), "is not in int8"),
+        (LayerRecipe(quantize=Quantize(), decompose=Decompose(8)), "rank 8 splits"),
+    ],
+)
+def test_one_layer_that_differs_breaks_the_fusion_and_every_call_says_why(layer, choice, reason):
+    calls = lowered("ascend_910b2", **{layer: choice})
+    mine = [call for call in calls if call.owner in LAYERS]
+    matmuls = Counter(call.owner for call in mine if isinstance(call.kernel, ComputeKernel))
+    assert matmuls == Counter(dict.fromkeys(LAYERS, 1)) + Counter({layer: 1} if choice.decompose else {})
+    assert all("not fused" in call.note and reason in call.note and layer in call.note for call in mine)
+    assert any(isinstance(call.kernel, MemoryKernel) and "not fused" in call.note for call in calls)
+
+
+def test_a_chip_without_the_kernel_runs_the_parts():
+    assert sum(isinstance(call.kernel, ComputeKernel) for call in lowered("ascend_310p3")) == 3
+
+
+@pytest.mark.parametrize("changed", LAYERS)
+def test_a_partial_fallback_is_slower_than_none(changed):
+    network = Gated(7168, 2048)
+    graph = trace(network.eval(), (torch.zeros(1, 7168),))
+    target = ChipTarget("ascend_910b2", batch=64)
+    model = target.latency
+    whole, partial = (
+        model.total_ms(target.lower(graph, Recipe(dict.fromkeys(LAYERS, INT8) | change)))
+        for change in ({}, {changed: LayerRecipe()})
+    )
+    assert partial > 1.2 * whole
+
+
+@pytest.mark.parametrize("tokens", [1, 16, 64])
+def test_with_few_tokens_a_partial_fallback_is_no_faster_than_a_whole_one(tokens):
+    graph = trace(Gated(1792, 512).eval(), (torch.zeros(1, 1792),))
+    target = ChipTarget("ascend_910b2", batch=tokens)
+    times = {
+        choices: target.latency.total_ms(target.lower(graph, Recipe(dict(zip(LAYERS, choices, strict=True)))))
+        for choices in product((INT8, LayerRecipe()), repeat=3)
+    }
+    fused, whole = times.pop((INT8,) * 3), times.pop((LayerRecipe(),) * 3)
+    assert fused < 0.9 * whole
+    assert min(times.values()) > 0.99 * whole
+
+
+def test_rows_of_experts_add_up_to_all_that_were_routed():
+    assert expert_rows(8, 2, (1, 1, 1, 1)) == (4, 4, 4, 4)
+    assert expert_rows(5, 2, (0.5, 0.3, 0.2, 0.0)) == (5, 3, 2, 0)
+    assert expert_rows(1, 1, (1, 1, 1)) == (1, 0, 0)
+
+
+@pytest.mark.parametrize("shares", [(), (0.0, 0.0), (0.5, -0.1)])
+def test_shares_that_route_nothing_are_refused(shares):
+    with pytest.raises(InputError, match="shares must be at least 0"):
+        expert_rows(8, 2, shares)
