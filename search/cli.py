@@ -4,6 +4,7 @@ import sys
 
 COMMANDS = {
     "search": "search for the fastest recipe within an accuracy budget (-m sweeps, as in task=a,b seed=1,2)",
+    "solve": "solve a finished search for another budget or target, scoring nothing: run=DIR budget.max_latency_ms=...",
     "apply": "apply a recipe: recipe=FILE task=... out=DIR; exports the network, scores and measures it",
     "calibrate": "measure this machine's kernel times and fit the latency model: target=... task=...",
     "show": "print a recipe: recipe=FILE",

@@ -13,6 +13,7 @@ from gulliver.tasks.errors import InputError
 
 _SECTIONS = ("task", "target", "space", "sensitivity", "sampler", "budget", "trial", "finalists", "tracking")
 _SEARCH_KEYS = [*_SECTIONS, "trials", "batch", "seed", "seeds", "objectives", "out", "again"]
+_CONFIG_FILE = "config.yaml"
 _WITHOUT_EFFECT = ("trials", "seeds", "out", "again", "tracking")
 
 
@@ -27,6 +28,7 @@ class SearchJob:
     seeds: tuple[int, ...]
     out: Path
     again: bool
+    config: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,19 @@ class PredictJob:
     mode: str
 
 
-Job = SearchJob | ApplyJob | CalibrateJob | ShowJob | PredictJob
+@dataclass(frozen=True)
+class SolveJob:
+    """A finished search to solve again; `target` is where its recipes are to run now."""
+
+    run: Path
+    searched: SearchJob
+    settings: Any
+    target: Any
+    steps: int
+    out: Path
+
+
+Job = SearchJob | SolveJob | ApplyJob | CalibrateJob | ShowJob | PredictJob
 
 
 def build_search(config: dict[str, Any]) -> SearchJob:
@@ -92,7 +106,23 @@ def build_search(config: dict[str, Any]) -> SearchJob:
     named = f"{task.name}-{target.name}-{'seeds-from' if len(seeds) > 1 else 'seed'}{settings.seed}"
     out = _folder(config["out"]) or _default_out(config, named)
     tracking = build(TrackingSettings, config["tracking"], "tracking")
-    return SearchJob(task, target, settings, tracking, seeds, out, bool(config["again"]))
+    return SearchJob(task, target, settings, tracking, seeds, out, bool(config["again"]), config)
+
+
+def build_solve(config: dict[str, Any]) -> SolveJob:
+    """Return the finished search and what it is to be solved for; raises InputError that names the key."""
+    from gulliver.search.settings import Budget
+
+    check_keys(config, ["run", "budget", "target", "steps", "out"], "")
+    run = _folder(config["run"], "run")
+    if run is None:
+        raise InputError("run must be given, as in run=DIR, the folder of a search")
+    searched = build_search(_read_config(run))
+    settings = replace(searched.settings, budget=build(Budget, config["budget"], "budget"))
+    target = build_target(config["target"], "target") if config.get("target") else searched.target
+    if not isinstance(config["steps"], int) or config["steps"] < 2:
+        raise InputError(f"`steps >= 2` must hold, whole, but it is {config['steps']}")
+    return SolveJob(run, searched, settings, target, config["steps"], _folder(config["out"]) or run / "solve")
 
 
 def build_apply(config: dict[str, Any]) -> ApplyJob:
@@ -149,9 +179,19 @@ def _search(job: SearchJob, seed: int, out: Path) -> Any:
     from gulliver.search.run_search import run_search
 
     result = run_search(job.task, job.target, replace(job.settings, seed=seed), job.tracking, out, say)
+    _write_config(job.config, out)
     if result.explanation:
         say("\n" + "\n".join(result.explanation))
     return result
+
+
+def _write_config(config: dict[str, Any], out: Path) -> None:
+    """Write what the search was launched with, for `gulliver solve`."""
+    import yaml
+    from gulliver.tasks.cache import write_atomically
+
+    text = yaml.safe_dump(config, sort_keys=True)
+    write_atomically(out / _CONFIG_FILE, lambda temporary: temporary.write_text(text))
 
 
 def _search_seeds(job: SearchJob) -> Any:
@@ -171,6 +211,19 @@ def _search_seeds(job: SearchJob) -> Any:
         f"\nthe best recipe of each seed as measured, and the front as searched\n{seed_table([*map(outcome, results)])}"
     )
     return best_result(results)
+
+
+def run_solve_job(job: SolveJob) -> None:
+    """Solve the search again, write the recipes, and say what is predicted of them."""
+    from gulliver.search.solve_run import open_solver, solve_table
+
+    solver = open_solver(job.run, job.searched.task, job.settings, job.searched.target, job.target)
+    ladder, best = solver.ladder(job.steps), solver.best()
+    for index, step in enumerate(ladder):
+        step.recipe.save(job.out / f"step-{index:02d}.yaml")
+    best.recipe.save(job.out / "best.yaml")
+    say(solve_table(ladder, best, job.target.conditions))
+    say(f"\nbest recipe   {job.out / 'best.yaml'}   (predicted only: `gulliver apply` measures it)")
 
 
 def run_apply_job(job: ApplyJob) -> None:
@@ -211,6 +264,7 @@ def run_predict_job(job: PredictJob) -> None:
 
 BUILD: Mapping[str, Callable[[dict[str, Any]], Job]] = {
     "search": build_search,
+    "solve": build_solve,
     "apply": build_apply,
     "calibrate": build_calibrate,
     "show": build_show,
@@ -218,6 +272,7 @@ BUILD: Mapping[str, Callable[[dict[str, Any]], Job]] = {
 }
 RUN: Mapping[str, Callable[[Any], None]] = {
     "search": run_search_job,
+    "solve": run_solve_job,
     "apply": run_apply_job,
     "calibrate": run_calibrate_job,
     "show": run_show_job,
@@ -251,9 +306,23 @@ def _read(config: dict[str, Any]) -> Any:
     return read_recipe(config["recipe"])
 
 
-def _folder(value: object) -> Path | None:
+def _read_config(run: Path) -> dict[str, Any]:
+    """Return the configuration that a search in this folder was launched with."""
+    import yaml
+
+    path = run / _CONFIG_FILE
+    if not path.exists():
+        raise InputError(f"run must be the folder of a search that `gulliver search` made, but {path} does not exist")
+    try:
+        config = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not YAML: {error}") from error
+    return config if isinstance(config, dict) else {}
+
+
+def _folder(value: object, key: str = "out") -> Path | None:
     if value is not None and not isinstance(value, str):
-        raise InputError(f"out must be a folder, but is {value!r}")
+        raise InputError(f"{key} must be a folder, but is {value!r}")
     return Path(value) if value else None
 
 

@@ -93,6 +93,10 @@ def _search_job(config: Any) -> None:
     _run_job("search", config)
 
 
+def _solve_job(config: Any) -> None:
+    _run_job("solve", config)
+
+
 def _apply_job(config: Any) -> None:
     _run_job("apply", config)
 
@@ -112,6 +116,7 @@ def _predict_job(config: Any) -> None:
 # Launchers send jobs to other processes by name, so each command has a function of its own.
 _JOBS = {
     "search": _search_job,
+    "solve": _solve_job,
     "apply": _apply_job,
     "calibrate": _calibrate_job,
     "show": _show_job,

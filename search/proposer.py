@@ -1,7 +1,7 @@
 """What to try next, given what was tried: solve exactly, look around the best, take what promises to add the most."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -64,13 +64,18 @@ class Prediction:
         """Return shape (recipes,): the drops that the predicted losses alone suggest."""
         return self.link.drop(self.link.loss(self.guide.losses_by_method(rungs)))
 
-    def corrected_problem(self, history: History) -> Problem:
-        """Return the problem with its losses weighted as the link wants it, and moved by what each rung's error is."""
+    def weighted_problem(self) -> Problem:
+        """Return the problem with its losses weighted as the link wants it."""
         problem, methods = self.guide.problem, self.guide.methods
         weighted = [
             Factor(it.variables, it.table * self.link.weight(tuple(sorted({methods[v] for v in it.variables}))))
             for it in problem.loss
         ]
+        return replace(problem, loss=tuple(weighted))
+
+    def corrected_problem(self, history: History) -> Problem:
+        """Return the problem with its losses weighted as the link wants it, and moved by what each rung's error is."""
+        problem = self.weighted_problem()
         losses = self.link.loss(self.guide.losses_by_method(history.rungs))
         ratio = float(np.mean(losses)) / self.link.power
         moved = [
@@ -79,7 +84,7 @@ class Prediction:
                 zip(self.correction.rung_errors(), self.guide.rung_losses, strict=True)
             )
         ]
-        return Problem(problem.names, problem.sizes, (*weighted, *moved), problem.latency_ms)
+        return Problem(problem.names, problem.sizes, (*problem.loss, *moved), problem.latency_ms)
 
 
 def relative_unit(drops: Costs, link: LossLink) -> Costs:

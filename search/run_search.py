@@ -42,9 +42,9 @@ from gulliver.search.result import Result
 from gulliver.search.run_directory import RunDirectory, settings_record
 from gulliver.search.scoring import Scoring
 from gulliver.search.sensitivity import measure_sensitivities
-from gulliver.search.sensitivity_report import write_sensitivities
+from gulliver.search.sensitivity_report import save_sensitivities, write_sensitivities
 from gulliver.search.settings import SearchSettings
-from gulliver.search.study import Candidate, Study, front, open_study
+from gulliver.search.study import STUDY_FILE, Candidate, Study, front, open_study
 from gulliver.search.tracking import Tracker, TrackingSettings
 from gulliver.spaces.recipe import FoundFor, Recipe
 from gulliver.spaces.space import Space, untouched
@@ -143,12 +143,13 @@ class _Search:
         settings = self.settings.sensitivity
         self.say("measuring what each choice costs alone (sensitivities are kept for the next run)")
         sensitivities = measure_sensitivities(self.original, self.space, settings, settings.method)
+        save_sensitivities(self.directory.path, sensitivities)
         write_sensitivities(self.directory.path, sensitivities, self.space)
         prices = price(self.space, call_tables(self.space, self.target), scoring.latency)
         return make_guide(self.space, sensitivities, prices, self.settings, scoring.baseline_accuracy)
 
     def _open_study(self, scoring: Scoring, guide: Guide | None) -> Study:
-        path, score, constraints = self.directory.path / "study.db", scoring.score, scoring.constraints
+        path, score, constraints = self.directory.path / STUDY_FILE, scoring.score, scoring.constraints
         return open_study(path, self.space, self.settings, self.journal, score, constraints, guide)
 
     def _run_study(self, study: Study, scoring: Scoring) -> None:

@@ -1,5 +1,6 @@
 """What the sensitivity pass leaves behind: a table, a heat map, and how well it ranked what the trials lost."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,8 +10,10 @@ from gulliver.search.sensitivity import Sensitivities
 from gulliver.search.study import Candidate
 from gulliver.spaces.space import Space
 from gulliver.tasks.cache import write_atomically
+from gulliver.tasks.errors import InputError
 
 FILES = ["sensitivities.csv", "sensitivities.png"]
+_RECORD = "sensitivities.json"
 
 
 def write_sensitivities(out: Path, sensitivities: Sensitivities, space: Space) -> None:
@@ -24,6 +27,27 @@ def write_sensitivities(out: Path, sensitivities: Sensitivities, space: Space) -
     table = pandas.DataFrame(rows)
     write_atomically(out / FILES[0], lambda temporary: table.to_csv(temporary, index=False))
     draw_sensitivities(out / FILES[1], sensitivities, space)
+
+
+def save_sensitivities(out: Path, sensitivities: Sensitivities) -> None:
+    """Write sensitivities.json, from which `gulliver solve` reads them again."""
+    record = {
+        "method": sensitivities.method,
+        "losses": [[name, rung, loss] for (name, rung), loss in sensitivities.losses.items()],
+        "pairs": [[first, second, share] for (first, second), share in sensitivities.pairs.items()],
+    }
+    write_atomically(out / _RECORD, lambda temporary: temporary.write_text(json.dumps(record)))
+
+
+def read_sensitivities(run: Path) -> Sensitivities:
+    """Return what `save_sensitivities` wrote; raises InputError where the folder has none."""
+    path = run / _RECORD
+    if not path.exists():
+        raise InputError(f"run must be the folder of a search with sampler=solve, but {path} does not exist")
+    record = json.loads(path.read_text())
+    losses = {(name, rung): loss for name, rung, loss in record["losses"]}
+    pairs = {(first, second): share for first, second, share in record["pairs"]}
+    return Sensitivities(record["method"], losses, pairs)
 
 
 def draw_sensitivities(path: Path, sensitivities: Sensitivities, space: Space) -> None:

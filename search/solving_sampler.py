@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import optuna
+from gulliver.search.guide import Guide
 from gulliver.search.proposer import EXACT_SOLVE, History, Proposer
 from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
@@ -36,7 +37,7 @@ class SolvingSampler(optuna.samplers.BaseSampler):
         earlier = [it for it in study.get_trials(deepcopy=False) if it.number < trial.number and it.params]
         exact_before = sum(it.user_attrs.get(PROPOSED_BY) == EXACT_SOLVE for it in earlier)
         random = np.random.default_rng(self._seed)
-        rungs, name = self._proposer.propose(self._history(earlier), exact_before, random)
+        rungs, name = self._proposer.propose(history_of(earlier, self._proposer.guide), exact_before, random)
         study._storage.set_trial_user_attr(trial._trial_id, PROPOSED_BY, name)
         return dict(zip(self._proposer.guide.problem.names, rungs.tolist(), strict=True))
 
@@ -47,11 +48,10 @@ class SolvingSampler(optuna.samplers.BaseSampler):
         independent = optuna.samplers.RandomSampler(self._seed)
         return independent.sample_independent(study, trial, param_name, param_distribution)
 
-    def _history(self, trials: Sequence[FrozenTrial]) -> History:
-        names = self._proposer.guide.problem.names
-        rows = [[it.params[name] for name in names] for it in trials]
-        rungs = np.array(rows, dtype=np.intp).reshape(len(trials), len(names))
-        return History(rungs, np.array([self._score(it) for it in trials], dtype=float))
 
-    def _score(self, trial: FrozenTrial) -> float:
-        return trial.values[self._proposer.guide.score_index] if trial.state == TrialState.COMPLETE else float("nan")
+def history_of(trials: Sequence[FrozenTrial], guide: Guide) -> History:
+    """Return what was tried and how it scored, NaN for trials that have no score."""
+    names = guide.problem.names
+    rows = [[it.params[name] for name in names] for it in trials]
+    scores = [it.values[guide.score_index] if it.state == TrialState.COMPLETE else float("nan") for it in trials]
+    return History(np.array(rows, dtype=np.intp).reshape(len(trials), len(names)), np.array(scores, dtype=float))

@@ -11,10 +11,12 @@ from gulliver.search.journal import Journal, Scores
 from gulliver.search.settings import OBJECTIVES, SearchSettings
 from gulliver.spaces.recipe import Recipe
 from gulliver.spaces.space import Space
+from gulliver.tasks.errors import InputError
 from optuna.trial import FrozenTrial, TrialState
 
 Score = Callable[[Recipe], Scores]
 Constraints = Callable[[Scores], dict[str, float]]
+STUDY_FILE = "study.db"
 _STUDY_NAME = "gulliver"
 # The untouched network, and all of it in int8.
 _COMPARED = 2
@@ -112,6 +114,14 @@ class Study:
         scores = self.journal.get(trial.user_attrs["key"])
         assert scores is not None, f"trial {trial.number} was told without being in the journal"
         return scores
+
+
+def read_trials(path: Path) -> list[FrozenTrial]:
+    """Return the finished trials of a study's file; raises InputError where there is no such file."""
+    if not path.exists():
+        raise InputError(f"run must be the folder of a search, but {path} does not exist")
+    study = optuna.load_study(study_name=_STUDY_NAME, storage=f"sqlite:///{path.resolve()}")
+    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
 
 
 def open_study(

@@ -1,0 +1,119 @@
+"""Solve a finished search again, for another budget or another target: nothing is scored, nothing is trained."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from gulliver.compressors.compress import Original, read_original
+from gulliver.evaluators.latency.calibration import calibrate_space
+from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
+from gulliver.evaluators.latency.price_tables import call_tables, price
+from gulliver.search.guide import Guide, as_rungs
+from gulliver.search.make_guide import make_guide
+from gulliver.search.proposer import Prediction, fit
+from gulliver.search.sensitivity import Sensitivities
+from gulliver.search.sensitivity_report import read_sensitivities
+from gulliver.search.settings import SearchSettings
+from gulliver.search.solve import Solution, pareto, solve
+from gulliver.search.solving_sampler import history_of
+from gulliver.search.study import STUDY_FILE, read_trials
+from gulliver.search.transfer import transferred
+from gulliver.spaces.recipe import FoundFor, Recipe
+from gulliver.spaces.space import Space
+from gulliver.tasks.errors import InputError
+from gulliver.tasks.protocol import Task
+
+_FINE = 96
+
+
+@dataclass(frozen=True)
+class Solved:
+    """A recipe with what is predicted of it; the drop is that of a trial, before the finalists' fine-tuning."""
+
+    recipe: Recipe
+    latency_ms: float
+    drop: float
+
+
+@dataclass(frozen=True)
+class Solver:
+    """What a finished search knows, for one target."""
+
+    space: Space
+    prediction: Prediction
+    settings: SearchSettings
+    target: str
+    network: str
+
+    def ladder(self, count: int) -> list[Solved]:
+        """Return recipes of least predicted loss for so many latencies, fastest first."""
+        return self._described(pareto(self.prediction.weighted_problem(), count))
+
+    def best(self) -> Solved:
+        """Return the recipe of least loss within a latency budget, else the fastest that the drop allows.
+
+        Raises InputError where no recipe is as fast as the budget.
+        """
+        limit_ms = self.settings.budget.max_latency_ms
+        if limit_ms is None:
+            allowed = self.prediction.guide.original_score - self.prediction.guide.lowest_score
+            ladder = self.ladder(_FINE)
+            return next((it for it in ladder if it.drop <= allowed), ladder[-1])
+        (found,) = solve(self.prediction.weighted_problem(), [limit_ms])
+        if found is None:
+            fastest_ms = self.ladder(2)[0].latency_ms
+            rule = f"`budget.max_latency_ms >= {fastest_ms:.4g}` must hold on {self.target}"
+            raise InputError(f"{rule}, but it is {limit_ms}: no recipe of this space is faster")
+        return self._described([found])[0]
+
+    def _described(self, solutions: Sequence[Solution]) -> list[Solved]:
+        drops = self.prediction.drops(as_rungs(solutions)).tolist()
+        return [self._solved(it, drop) for it, drop in zip(solutions, drops, strict=True)]
+
+    def _solved(self, solution: Solution, drop: float) -> Solved:
+        names = self.prediction.guide.problem.names
+        recipe = self.space.decode(dict(zip(names, solution.rungs, strict=True)))
+        predicted = {"latency_ms": solution.latency_ms, "drop_search": drop}
+        found_for = FoundFor(network=self.network, target=self.target, predicted=predicted)
+        return Solved(replace(recipe, found_for=found_for), solution.latency_ms, drop)
+
+
+def open_solver(run: Path, task: Task, settings: SearchSettings, searched: CpuOpenvino, target: CpuOpenvino) -> Solver:
+    """Return the solver of the search in `run`, which was on the target `searched`, for the target.
+
+    Raises InputError where the folder holds no search with sampler=solve.
+    """
+    original, sensitivities = read_original(task), read_sensitivities(run)
+    space = Space(original.graph, searched.capabilities, settings.space)
+    trials = read_trials(run / STUDY_FILE)
+    # The first trial of every search is the untouched network.
+    original_score = trials[0].values[settings.objectives.index("accuracy_search")]
+    guide = _guide(original, space, sensitivities, settings, searched, original_score)
+    prediction = fit(guide, history_of(trials, guide))
+    if target != searched:
+        others = Space(original.graph, target.capabilities, settings.space)
+        guide = _guide(original, others, transferred(sensitivities, space, others), settings, target, original_score)
+        space, prediction = others, replace(prediction, guide=guide)
+    return Solver(space, prediction, settings, target.name, original.network)
+
+
+def solve_table(ladder: Sequence[Solved], best: Solved, conditions: str) -> str:
+    """Return the solutions as lines of text, fastest first."""
+    rows = [f"least predicted loss for each latency ({conditions})"]
+    rows.append(f"{'recipe':10}{'modelled ms':>13}{'predicted drop':>16}")
+    for step in [*ladder, best]:
+        mark = "  for the budget" if step is best else ""
+        rows.append(f"{step.recipe.key[:8]:10}{step.latency_ms:>13.3f}{step.drop:>16.4f}{mark}")
+    return "\n".join(rows)
+
+
+def _guide(
+    original: Original,
+    space: Space,
+    sensitivities: Sensitivities,
+    settings: SearchSettings,
+    target: CpuOpenvino,
+    original_score: float,
+) -> Guide:
+    prices = price(space, call_tables(space, target), calibrate_space(target, original, space))
+    return make_guide(space, sensitivities, prices, settings, original_score)
