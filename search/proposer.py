@@ -114,9 +114,11 @@ class Proposer:
         """Return shape (variables,): the recipe to try next, and who proposes it.
 
         `exact_before` says how many of the history came from the ladder of the first exact solve: the first few
-        are taken from all over it, the rest where the front is expected to gain most.
+        are taken from all over it, and so is every other one after that; between them comes what is expected to add
+        the most to the front.
         """
-        if exact_before < self.exact_first and (fresh := self._from_ladder(history, exact_before)) is not None:
+        is_turn = exact_before < self.exact_first or len(history.scores) % 2 == 0
+        if is_turn and (fresh := self._from_ladder(history, exact_before)) is not None:
             return fresh, EXACT_SOLVE
         return self._most_promising(history, random)
 

@@ -31,7 +31,7 @@ from gulliver.spaces.recipe import Recipe
 from gulliver.spaces.space import Space, SpaceOptions, untouched
 from gulliver.tasks.digits_cnn import DigitsCNN
 from gulliver.tasks.fashion_resnet import FashionResNet
-from provenance import provenance, write_rows
+from benchmarks.search.provenance import provenance, write_rows
 from torch import Tensor, nn
 
 TASKS = {"digits_cnn": DigitsCNN, "fashion_resnet": FashionResNet}

@@ -30,7 +30,7 @@ from gulliver.spaces.space import Space, SpaceOptions
 from gulliver.tasks.cache import write_atomically
 from gulliver.tasks.digits_cnn import DigitsCNN
 from numpy.typing import NDArray
-from provenance import RESULTS, provenance
+from benchmarks.search.provenance import RESULTS, provenance
 from torch import Tensor
 
 PATH = RESULTS / "digits_truth.npz"
