@@ -31,8 +31,9 @@ from gulliver.spaces.recipe import Recipe
 from gulliver.spaces.space import Space, SpaceOptions, untouched
 from gulliver.tasks.digits_cnn import DigitsCNN
 from gulliver.tasks.fashion_resnet import FashionResNet
-from benchmarks.search.provenance import provenance, write_rows
 from torch import Tensor, nn
+
+from benchmarks.search.provenance import provenance, write_rows
 
 TASKS = {"digits_cnn": DigitsCNN, "fashion_resnet": FashionResNet}
 RECIPES = {"digits_cnn": 60, "fashion_resnet": 20, "plain_150": 20}

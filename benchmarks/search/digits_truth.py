@@ -30,8 +30,9 @@ from gulliver.spaces.space import Space, SpaceOptions
 from gulliver.tasks.cache import write_atomically
 from gulliver.tasks.digits_cnn import DigitsCNN
 from numpy.typing import NDArray
-from benchmarks.search.provenance import RESULTS, provenance
 from torch import Tensor
+
+from benchmarks.search.provenance import RESULTS, provenance
 
 PATH = RESULTS / "digits_truth.npz"
 SPLITS = ("search", "test")
