@@ -22,4 +22,4 @@ def test_the_file_makes_the_task_of_its_name(file):
 
 
 def test_the_ready_tasks_have_a_file():
-    assert {"digits_cnn", "fashion_resnet"} <= {file.stem for file in FILES}
+    assert {"digits_cnn", "fashion_resnet", "fashion_wide_resnet"} <= {file.stem for file in FILES}
