@@ -2,8 +2,8 @@
 
 CPU milliseconds of one thread to make a recipe's network, and to score 400 samples with it, the two ways one after
 the other on each recipe, medians. The streams of recipes: *random* draws every rung; *moves* changes one rung of the
-last recipe; *one thinned layer* leaves all but one layer as they are, in the order of the network, as a sensitivity
-pass does; *precisions* changes the bits of one layer, the rest staying as they are.
+last recipe; *one thinned layer* is a whole sensitivity pass, each recipe leaving all but one layer or group as they
+are, in the order of the network; *precisions* changes the bits of one layer, the rest staying as they are.
 
 The network of 150 layers tells what is left where forward passes are taken off: `overhead_ms` is the median of a
 candidate's time less that of the calibration passes which it needs, made on the thinned network itself, with every
@@ -41,6 +41,7 @@ SCORED_SAMPLES = 400
 DEPTH = 150
 CHANGED_LAYERS = 6
 PRECISIONS = ((8, 8), (4, 8))
+LARGE_MEMORY_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class Result:
     compress_score_ms: float | None = None
     candidates_score_ms: float | None = None
     overhead_ms: float | None = None
+    memory_mib: int = MEMORY_BYTES >> 20
     used_mib: float | None = None
 
 
@@ -109,10 +111,10 @@ def moves(space: Space) -> Iterator[Recipe]:
 
 
 def one_thinned_layer(space: Space) -> Iterator[Recipe]:
-    """Yield recipes that thin or split one layer or group, in the order of the network."""
+    """Yield the recipes that thin or split one layer or group, in the order of the network."""
     order = list(space.graph.layers)
     thinning = [it for it in space.dimensions if it.method != "precision"]
-    for dimension in itertools.cycle(sorted(thinning, key=lambda it: order.index(it.owner))):
+    for dimension in sorted(thinning, key=lambda it: order.index(it.owner)):
         for rung in range(1, dimension.rungs):
             yield space.decode({dimension.name: rung})
 
@@ -140,7 +142,7 @@ def first_layers(space: Space) -> Iterator[Recipe]:
         yield space.decode(rungs | dict(zip(changing, choice, strict=True)))
 
 
-STREAMS = {"random": random_stream, "moves": moves, "one thinned layer": one_thinned_layer, "precisions": precisions}
+STREAMS = {"random": random_stream, "moves": moves, "precisions": precisions}
 
 
 def cpu_ms(call: Callable[[], Any]) -> tuple[float, Any]:
@@ -150,20 +152,23 @@ def cpu_ms(call: Callable[[], Any]) -> tuple[float, Any]:
     return 1e3 * (time.process_time() - start), value
 
 
-def measure_task(original: Original, stream: str, recipes: Iterator[Recipe], count: int) -> Result:
+def measure_task(
+    original: Original, stream: str, recipes: Iterator[Recipe], memory_bytes: int = MEMORY_BYTES
+) -> Result:
     """Return the line of a task and a stream."""
     task: Any = original.task
-    candidates = Candidates(original, MEMORY_BYTES)
+    candidates = Candidates(original, memory_bytes)
     candidates.network(untouched(original.graph))
     times: list[list[float]] = []
-    for recipe in itertools.islice(recipes, count):
+    for recipe in recipes:
         ways = (lambda recipe=recipe: compress(original, recipe), lambda recipe=recipe: candidates.network(recipe))
         made = [cpu_ms(way) for way in ways]
         scored = [cpu_ms(lambda it=it: task.scores(it, "search", 0, SCORED_SAMPLES)) for _, it in made]
         assert torch.equal(scored[0][1], scored[1][1])
         times.append([made[0][0], made[1][0], scored[0][0], scored[1][0]])
     medians = [round(statistics.median(column), 2) for column in zip(*times, strict=True)]
-    return Result(task.name, stream, count, *medians, used_mib=round(candidates.used_bytes / 2**20, 1))
+    used_mib = round(candidates.used_bytes / 2**20, 1)
+    return Result(task.name, stream, len(times), *medians, memory_mib=memory_bytes >> 20, used_mib=used_mib)
 
 
 def measure_masking(original: Original) -> Iterator[Result]:
@@ -171,7 +176,7 @@ def measure_masking(original: Original) -> Iterator[Result]:
     space = Space(original.graph, CpuOpenvino(precisions=PRECISIONS).capabilities, SpaceOptions(bits=PRECISIONS))
     for stream, ratio in (("all channels, int8", 0.0), ("half of the channels, int8", 0.5)):
         recipe = space.uniform(ratio)
-        yield measure_task(original, stream, itertools.repeat(recipe), RECIPES[original.task.name])
+        yield measure_task(original, stream, itertools.repeat(recipe, RECIPES[original.task.name]))
 
 
 def measure_overhead(original: Original, stream: str, recipes: Iterator[Recipe], needs_passes: bool) -> Result:
@@ -210,7 +215,9 @@ def results(tasks: Sequence[str]) -> Iterator[Result]:
         original = read_original(TASKS[name]())
         space = Space(original.graph, CpuOpenvino(precisions=PRECISIONS).capabilities, SpaceOptions(bits=PRECISIONS))
         for stream, recipes in STREAMS.items():
-            yield measure_task(original, stream, recipes(space), RECIPES[name])
+            yield measure_task(original, stream, itertools.islice(recipes(space), RECIPES[name]))
+        for memory_bytes in (MEMORY_BYTES, LARGE_MEMORY_BYTES):
+            yield measure_task(original, "one thinned layer", one_thinned_layer(space), memory_bytes)
         yield from measure_masking(original)
     original = read_original(PlainTask())
     capabilities = CpuOpenvino(precisions=PRECISIONS).capabilities
