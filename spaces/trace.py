@@ -36,6 +36,7 @@ _FUNCTION_KINDS: dict[Callable[..., Any] | str, str] = {
     nn.functional.silu: "activation",
     torch.flatten: "flatten",
     torch.cat: "concat",
+    operator.getitem: "slice",
     nn.functional.adaptive_avg_pool2d: "pool",
     nn.functional.max_pool2d: "pool",
     nn.functional.avg_pool2d: "pool",

@@ -15,7 +15,7 @@ import numpy as np
 from gulliver.compressors.compress import Original, compress
 from gulliver.compressors.export import to_openvino
 from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
-from gulliver.evaluators.latency.kernel import ComputeKernel, KernelCall
+from gulliver.evaluators.latency.kernel import ComputeKernel, Kernel, KernelCall
 from gulliver.evaluators.latency.kernel_benchmark import time_kernels
 from gulliver.evaluators.latency.kernel_table import KernelTable
 from gulliver.evaluators.latency.machine import this_machine
@@ -62,6 +62,10 @@ class CpuLatencyModel:
     def total_ms(self, calls: Sequence[KernelCall]) -> float:
         """Return the modelled milliseconds of one inference."""
         return 1e3 * (self.coefficients.seconds_per_network + sum(self.seconds(call) for call in calls))
+
+    def require(self, kernels: Sequence[Kernel]) -> None:
+        """Measure the kernels that are not in the table, so that a drift of the machine's speed meets all alike."""
+        self.table.require(kernel for kernel in kernels if isinstance(kernel, ComputeKernel))
 
 
 def kernel_table(target: CpuOpenvino) -> KernelTable:

@@ -1,23 +1,24 @@
 """A modelled chip as a target: everything on it is priced by the model, nothing is measured."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from gulliver.evaluators.factors import Factor
-from gulliver.evaluators.latency.cards import plans
+from gulliver.evaluators.latency.cards import Plan, plans
 from gulliver.evaluators.latency.chip import read_chip
 from gulliver.evaluators.latency.chip_fit import read_fit
 from gulliver.evaluators.latency.chip_kernels import chip_kernel, precision_of
 from gulliver.evaluators.latency.chip_model import price
 from gulliver.evaluators.latency.chip_prediction import MODES, Prediction, predict
-from gulliver.evaluators.latency.gated_mlp import GatedMlpFusion, find_gated_mlps
-from gulliver.evaluators.latency.kernel import ComputeKernel, Kernel, KernelCall, MemoryKernel
-from gulliver.evaluators.latency.lowering import lower
+from gulliver.evaluators.latency.gated_mlp import GatedMlpFusion
+from gulliver.evaluators.latency.kernel import Kernel, KernelCall, MemoryKernel, Price
+from gulliver.evaluators.latency.lowering import Lowering, all_calls
 from gulliver.evaluators.latency.published_kernel import PublishedKernel
 from gulliver.spaces.capabilities import Capabilities
-from gulliver.spaces.layer_graph import LayerGraph, Operation
-from gulliver.spaces.recipe import Decompose, Quantize, Recipe
+from gulliver.spaces.choices import Choices, RecipeChoices
+from gulliver.spaces.layer_graph import LayerGraph
+from gulliver.spaces.recipe import Recipe
 from gulliver.tasks.errors import InputError
 
 _CONVOLUTIONS = ("conv1d", "conv2d")
@@ -75,53 +76,16 @@ class ChipTarget:
         """Return the prices of this target's kernel calls, for any network."""
         return ChipLatencyModel(self)
 
+    def lowering(self, graph: LayerGraph, choices: Choices) -> GatedMlpFusion:
+        """Return the lowering of a network with these choices, each layer in its widths, gated MLPs fused."""
+        plain = Lowering(graph, choices, self.batch, self.float_type, precision_of)
+        fuses = "mlp" in read_chip(self.chip).fusions
+        refusal = "" if fuses else f"{self.chip} has no kernel that fuses one"
+        return GatedMlpFusion(graph, choices, plain, refusal)
+
     def lower(self, graph: LayerGraph, recipe: Recipe) -> tuple[KernelCall, ...]:
         """Return the kernel calls of the recipe's network, in order of execution."""
-        calls = [self._in_its_widths(call, recipe) for call in lower(graph, recipe, self.batch, self.float_type)]
-        return tuple(_fuse(calls, graph, recipe)) if "mlp" in read_chip(self.chip).fusions else tuple(calls)
-
-    def _in_its_widths(self, call: KernelCall, recipe: Recipe) -> KernelCall:
-        """Return the call in the precision of its layer's widths: lowering knows int8 and floating point."""
-        if not isinstance(call.kernel, ComputeKernel):
-            return call
-        precision = precision_of(recipe.layers[call.owner].quantize, self.float_type)
-        return replace(call, kernel=replace(call.kernel, precision=precision))
-
-
-def _fuse(calls: Sequence[KernelCall], graph: LayerGraph, recipe: Recipe) -> Iterator[KernelCall]:
-    """Yield the calls with those of each gated MLP fused, or with a note that says why they are not."""
-    mlps = find_gated_mlps(graph)
-    owners = {it.layer or it.name: it for mlp in mlps for it in mlp.operations}
-    owners |= {it.name: it for mlp in mlps for it in mlp.operations}
-
-    def calls_of(operation: Operation) -> list[KernelCall]:
-        return [call for call in calls if owners.get(call.owner) == operation]
-
-    def quantize(layer: str) -> Quantize | None:
-        return recipe.layers[layer].quantize
-
-    def decompose(layer: str) -> Decompose | None:
-        return recipe.layers[layer].decompose
-
-    fusion, done = GatedMlpFusion(mlps, calls_of, quantize, decompose), set()
-    for call in calls:
-        operation = owners.get(call.owner)
-        if operation is None:
-            yield call
-        elif operation.name not in done:
-            done.add(operation.name)
-            yield from fusion.calls(operation)
-
-
-@dataclass(frozen=True)
-class PricedCall:
-    """A call with its seconds, what bounds it, the mode that priced it and the plan that splits it between cards."""
-
-    call: KernelCall
-    seconds: float
-    bound_by: str
-    mode: str
-    plan: str
+        return all_calls(graph, self.lowering(graph, RecipeChoices(graph, recipe)))
 
 
 @dataclass(frozen=True)
@@ -129,35 +93,41 @@ class ChipLatencyModel:
     """Modelled prices of kernel calls on a chip target; equal kernels are priced once."""
 
     target: ChipTarget
-    _priced: dict[Kernel, Prediction] = field(default_factory=dict, repr=False, compare=False)
+    _predicted: dict[Kernel, Prediction] = field(default_factory=dict, repr=False, compare=False)
+    _prices: dict[Kernel, Price] = field(default_factory=dict, repr=False, compare=False)
 
     def seconds(self, call: KernelCall) -> float:
         """Return the modelled seconds of one call, split between the cards in the fastest way."""
-        return self.explain(call).seconds
+        return self.price(call).seconds
 
     def total_ms(self, calls: Sequence[KernelCall]) -> float:
         """Return the modelled milliseconds of a whole network."""
         self.require([call.kernel for call in calls])
         return 1e3 * sum(self.seconds(call) for call in calls)
 
-    def explain(self, call: KernelCall) -> PricedCall:
-        """Return the call with its price and what it is made of."""
-        choices = plans(call.kernel, read_chip(self.target.chip), self.target.cards)
-        self.require([kernel for plan in choices for kernel in plan.kernels])
-        best = min(choices, key=lambda plan: plan.seconds(self._seconds))
-        slowest = self._priced[max(best.kernels, key=self._seconds)]
-        is_link = best.communication_s > slowest.seconds
-        bound_by = "link" if is_link else slowest.bound_by
-        return PricedCall(call, best.seconds(self._seconds), bound_by, slowest.mode, best.name)
+    def price(self, call: KernelCall) -> Price:
+        """Return the call's price and what it is made of."""
+        self.require([call.kernel])
+        return self._prices[call.kernel]
 
     def require(self, kernels: Sequence[Kernel]) -> None:
-        """Price all kernels that have no price yet, at once."""
-        missing = list(dict.fromkeys(kernel for kernel in kernels if kernel not in self._priced))
-        if missing:
-            self._priced.update(zip(missing, price_kernels(self.target.chip, missing, self.target.mode), strict=True))
+        """Price all kernels that have no price yet, at once, with the parts that each is split into between cards."""
+        chip = read_chip(self.target.chip)
+        missing = {it: plans(it, chip, self.target.cards) for it in kernels if it not in self._prices}
+        parts = dict.fromkeys(part for choices in missing.values() for plan in choices for part in plan.kernels)
+        new = [part for part in parts if part not in self._predicted]
+        if new:
+            self._predicted.update(zip(new, price_kernels(self.target.chip, new, self.target.mode), strict=True))
+        self._prices.update({kernel: self._best(choices) for kernel, choices in missing.items()})
+
+    def _best(self, choices: Sequence[Plan]) -> Price:
+        best = min(choices, key=lambda plan: plan.seconds(self._seconds))
+        slowest = self._predicted[max(best.kernels, key=self._seconds)]
+        bound_by = "link" if best.communication_s > slowest.seconds else slowest.bound_by
+        return Price(best.seconds(self._seconds), bound_by, slowest.mode, best.name)
 
     def _seconds(self, kernel: Kernel) -> float:
-        return self._priced[kernel].seconds
+        return self._predicted[kernel].seconds
 
 
 def choice_factors(model: ChipLatencyModel, variables: Sequence[Sequence[Sequence[KernelCall]]]) -> tuple[Factor, ...]:

@@ -5,18 +5,19 @@ the fused kernel (fused_mlp/reference.py); one layer in floating point, or split
 themselves and what lies between them goes through memory.
 """
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 from gulliver.evaluators.latency.kernel import ComputeKernel, GatedMlpKernel, KernelCall, MemoryKernel
+from gulliver.evaluators.latency.target import OperationLowering
+from gulliver.spaces.choices import Choices
 from gulliver.spaces.layer_graph import LayerGraph, Operation
-from gulliver.spaces.recipe import Decompose, Quantize
+from gulliver.spaces.recipe import Quantize
 from gulliver.tasks.errors import InputError
 
-CallsOf = Callable[[Operation], Iterable[KernelCall]]
+# From the gate to the last layer: silu, product, down.
+_LONGEST_WAY = 3
 
 
 @dataclass(frozen=True)
@@ -45,19 +46,28 @@ class GatedMlpLayers:
 
 def find_gated_mlps(graph: LayerGraph) -> tuple[GatedMlpLayers, ...]:
     """Return the network's gated MLPs whose inner tensors nothing else reads."""
-    by_name = {operation.name: operation for operation in graph.operations}
-    users: dict[str, list[Operation]] = defaultdict(list)
-    for operation in graph.operations:
-        for source in operation.inputs:
-            users[source].append(operation)
-    downs = (operation for operation in graph.operations if operation.kind == "linear")
-    found = (_gated_mlp(down, by_name) for down in downs)
-    return tuple(
-        it for it in found if it and all(len(users[inner.name]) == 1 for inner in it.operations if inner is not it.down)
-    )
+    found = (_gated_mlp(graph, operation) for operation in graph.operations)
+    return tuple(it for it in found if it)
 
 
-def _gated_mlp(down: Operation, by_name: dict[str, Operation]) -> GatedMlpLayers | None:
+def gated_mlp_of(graph: LayerGraph, operation: Operation) -> GatedMlpLayers | None:
+    """Return the gated MLP that the operation is a part of, if any."""
+    way = [operation]
+    while len(way) <= _LONGEST_WAY and len(users := graph.users[way[-1].name]) == 1:
+        way.append(users[0])
+    found = (_gated_mlp(graph, it) for it in way)
+    return next((it for it in found if it and operation in it.operations), None)
+
+
+def _gated_mlp(graph: LayerGraph, down: Operation) -> GatedMlpLayers | None:
+    """Return the gated MLP whose last layer this is, if its inner tensors are read by nothing else."""
+    found = _form(graph, down) if down.kind == "linear" else None
+    inner = found.operations[:-1] if found else ()
+    return found if all(len(graph.users[it.name]) == 1 for it in inner) else None
+
+
+def _form(graph: LayerGraph, down: Operation) -> GatedMlpLayers | None:
+    by_name = graph.by_name
     product = by_name[down.inputs[0]]
     if product.function != "mul" or len(product.inputs) != 2:
         return None
@@ -74,40 +84,38 @@ def _gated_mlp(down: Operation, by_name: dict[str, Operation]) -> GatedMlpLayers
 class GatedMlpFusion:
     """The kernel calls of a network's operations, those of gated MLPs fused where they can be.
 
-    `calls_of` gives the calls of an operation with nothing of a gated MLP fused, `quantize` and `decompose` each
-    layer's choice.
+    `plain` gives the calls of an operation with nothing of a gated MLP fused; `refusal` is why a target fuses none.
     """
 
-    mlps: Sequence[GatedMlpLayers]
-    calls_of: CallsOf
-    quantize: Callable[[str], Quantize | None]
-    decompose: Callable[[str], Decompose | None]
+    graph: LayerGraph
+    choices: Choices
+    plain: OperationLowering
+    refusal: str = ""
 
     def calls(self, operation: Operation) -> Iterator[KernelCall]:
         """Yield what runs for one operation: the fused kernel runs for the gate, and nothing for the rest."""
-        mlp = self._mlp_of.get(operation.name)
+        mlp = gated_mlp_of(self.graph, operation)
         if mlp is None:
-            yield from self.calls_of(operation)
+            yield from self.plain.calls(operation)
         elif reason := self.why_not_fused(mlp):
-            yield from (replace(call, note=_joined(call.note, reason)) for call in self.calls_of(operation))
+            note = f"the gated MLP is not fused: {reason}"
+            yield from (replace(call, note=_joined(call.note, note)) for call in self.plain.calls(operation))
         elif operation == mlp.gate:
             yield from self._fused(mlp)
 
     def why_not_fused(self, mlp: GatedMlpLayers) -> str:
         """Return what keeps the gated MLP from being one kernel, naming the first layer that does, or nothing."""
+        if self.refusal:
+            return self.refusal
         for layer in mlp.layers:
-            widths = self.quantize(layer)
+            widths = self.choices.quantize(layer)
             if widths is None:
-                return f"the gated MLP is not fused: {layer} stays in floating point"
+                return f"{layer} stays in floating point"
             if widths != Quantize(8, 8):
-                return f"the gated MLP is not fused: {layer} is not in int8"
-            if (split := self.decompose(layer)) is not None:
-                return f"the gated MLP is not fused: rank {split.rank} splits {layer}"
+                return f"{layer} is not in int8"
+            if (split := self.choices.decompose(layer)) is not None:
+                return f"rank {split.rank} splits {layer}"
         return ""
-
-    @cached_property
-    def _mlp_of(self) -> dict[str, GatedMlpLayers]:
-        return {operation.name: mlp for mlp in self.mlps for operation in mlp.operations}
 
     def _fused(self, mlp: GatedMlpLayers) -> Iterator[KernelCall]:
         gate, down = (self._matmul(operation) for operation in (mlp.gate, mlp.down))
@@ -120,7 +128,7 @@ class GatedMlpFusion:
 
     def _matmul(self, operation: Operation) -> ComputeKernel:
         """Return the layer's own kernel, from which the fused one takes its shapes."""
-        return next(it.kernel for it in self.calls_of(operation) if isinstance(it.kernel, ComputeKernel))
+        return next(it.kernel for it in self.plain.calls(operation) if isinstance(it.kernel, ComputeKernel))
 
 
 def _joined(note: str, reason: str) -> str:

@@ -92,3 +92,16 @@ class KernelCall:
     owner: str
     fused: tuple[str, ...] = ()
     note: str = ""
+
+
+@dataclass(frozen=True)
+class Price:
+    """A call's seconds, what bounds it, how that is known, and the plan that splits it between cards.
+
+    `bound_by` is empty where a kernel was timed and nothing more is known of it.
+    """
+
+    seconds: float
+    bound_by: str
+    mode: str
+    plan: str = "whole"

@@ -5,36 +5,54 @@ always fuse into the layer before them; a residual addition fuses into a floatin
 pass of its own behind an int8 one; a tensor that is needed both rounded and in floating point costs a conversion.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from math import prod
 
 from gulliver.evaluators.latency.kernel import BYTES_PER_ELEMENT, ComputeKernel, KernelCall, MemoryKernel
+from gulliver.evaluators.latency.target import OperationLowering
 from gulliver.spaces.choices import Choices, RecipeChoices
 from gulliver.spaces.layer_graph import Layer, LayerGraph, Operation
-from gulliver.spaces.recipe import Recipe
+from gulliver.spaces.recipe import Quantize, Recipe
 from gulliver.spaces.shapes import Channels
 
 _LAYER_KINDS = ("conv1d", "conv2d", "linear")
 _FUSED_KINDS = ("relu", "activation")
-_PASS_KINDS = ("add", "pool", "concat", "other", *_FUSED_KINDS)
+_PASS_KINDS = ("add", "pool", "concat", "slice", "other", *_FUSED_KINDS)
 _INT8 = "int8"
+_INT8_BITS = 8
+
+PrecisionOf = Callable[[Quantize | None, str], str]
+
+
+def int8_or_float(quantize: Quantize | None, float_type: str) -> str:
+    """Return the precision of a layer where everything that is quantized runs in int8."""
+    return float_type if quantize is None else _INT8
 
 
 def lower(graph: LayerGraph, recipe: Recipe, batch: int, float_type: str) -> tuple[KernelCall, ...]:
     """Return the kernel calls of the recipe's network at this batch size, in order of execution."""
-    lowering = Lowering(graph, RecipeChoices(graph, recipe), batch, float_type)
+    return all_calls(graph, Lowering(graph, RecipeChoices(graph, recipe), batch, float_type))
+
+
+def all_calls(graph: LayerGraph, lowering: OperationLowering) -> tuple[KernelCall, ...]:
+    """Return the kernel calls of all operations of the network, in order of execution."""
     return tuple(call for operation in graph.operations for call in lowering.calls(operation))
 
 
 @dataclass(frozen=True)
 class Lowering:
-    """A network's choices as kernel calls: of each operation, which asks only for the choices that matter to it."""
+    """A network's choices as kernel calls: of each operation, which asks only for the choices that matter to it.
+
+    `precision_of` names the precision of a layer's kernel by its widths. An operation without a tensor as its result,
+    as a split or a size, costs nothing.
+    """
 
     graph: LayerGraph
     choices: Choices
     batch: int
     float_type: str
+    precision_of: PrecisionOf = int8_or_float
     _shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     def calls(self, operation: Operation) -> Iterator[KernelCall]:
@@ -43,7 +61,7 @@ class Lowering:
             yield from self._layer_calls(operation)
         elif operation.kind == "input" and self._is_rounded(operation.name):
             yield self._memory_call("round", operation, _INT8, "the network's input is rounded")
-        elif operation.kind in _PASS_KINDS and not self._is_absorbed(operation):
+        elif operation.kind in _PASS_KINDS and operation.shape and not self._is_absorbed(operation):
             note = "an int8 convolution absorbs no addition" if operation.kind == "add" else ""
             yield self._memory_call(operation.kind, operation, self._rounded_output(operation), note)
 
@@ -64,17 +82,18 @@ class Lowering:
         """Return why the layer's result is rounded by a kernel of its own, or nothing if it is not."""
         if not self._is_rounded(last.name) or self._is_rounded_by_addition(last):
             return ""
-        if self.choices.quantize(layer.name) is None:
+        if not self._reads_int8(layer.name):
             return f"{layer.name} runs in {self.float_type} and feeds an int8 layer"
         if self._is_needed_in_float(last.name):
             return f"the output of {layer.name} is needed both in int8 and in {self.float_type}"
         return ""
 
     def _kernels(self, layer: Layer, output: str) -> list[ComputeKernel]:
-        precision = _INT8 if self.choices.quantize(layer.name) else self.float_type
+        precision = self.precision_of(self.choices.quantize(layer.name), self.float_type)
         whole = _kernel(layer, self.choices.channels(layer.name), self.batch, precision, output)
         split = self.choices.decompose(layer.name)
-        return [whole] if split is None else list(_halves(whole, split.rank, precision))
+        between = _INT8 if self._reads_int8(layer.name) else self.float_type
+        return [whole] if split is None else list(_halves(whole, split.rank, between))
 
     def _fused_into(self, operation: Operation) -> tuple[tuple[str, ...], Operation]:
         """Return what is fused into a layer, and the operation whose result the layer then gives."""
@@ -94,7 +113,7 @@ class Lowering:
 
     def _memory_call(self, kind: str, operation: Operation, output: str, note: str = "") -> KernelCall:
         read = sum(self._bytes(source, operation) for source in operation.inputs)
-        if kind in ("convert", "round"):
+        if kind in ("convert", "round", "slice"):
             read = self._elements(operation.name) * BYTES_PER_ELEMENT[self.float_type]
         written = self._elements(operation.name) * BYTES_PER_ELEMENT[output]
         return KernelCall(MemoryKernel(kind, read + written), operation.name, (), note)
@@ -121,16 +140,21 @@ class Lowering:
         users = self.graph.users[operation.name]
         return users[0] if len(users) == 1 else None
 
-    def _is_quantized(self, operation: Operation) -> bool:
-        return operation.layer is not None and self.choices.quantize(operation.layer) is not None
+    def _is_int8(self, operation: Operation) -> bool:
+        return operation.layer is not None and self._reads_int8(operation.layer)
+
+    def _reads_int8(self, layer: str) -> bool:
+        """Say whether the layer's inputs are rounded: where its weights alone are quantized, they are not."""
+        quantize = self.choices.quantize(layer)
+        return quantize is not None and quantize.activation_bits <= _INT8_BITS
 
     def _is_rounded(self, name: str) -> bool:
-        """Say whether a quantized layer reads the tensor."""
-        return any(self._is_quantized(user) for user in self.graph.users[name])
+        """Say whether an int8 layer reads the tensor."""
+        return any(self._is_int8(user) for user in self.graph.users[name])
 
     def _is_needed_in_float(self, name: str) -> bool:
-        """Say whether something other than a quantized layer or an addition reads the tensor too."""
-        return any(user.kind != "add" and not self._is_quantized(user) for user in self.graph.users[name])
+        """Say whether something other than an int8 layer or an addition reads the tensor too."""
+        return any(user.kind != "add" and not self._is_int8(user) for user in self.graph.users[name])
 
     def _is_rounded_by_addition(self, operation: Operation) -> bool:
         """Say whether the result is rounded in the pass that adds the residual."""
@@ -143,7 +167,7 @@ class Lowering:
     def _absorber(self, addition: Operation) -> Operation | None:
         """Return the floating-point convolution that computes the addition with its own result, the last of them."""
         producers = (self._producer(source) for source in addition.inputs)
-        floats = [it for it in producers if it is not None and not self._is_quantized(it)]
+        floats = [it for it in producers if it is not None and not self._is_int8(it)]
         return max(floats, key=self.graph.operations.index) if floats else None
 
     def _producer(self, name: str) -> Operation | None:
@@ -176,12 +200,29 @@ class Lowering:
         if operation.layer is not None:
             outputs = self.choices.channels(operation.layer).outputs
             return (*tail[:-1], outputs) if operation.kind == "linear" else (outputs, *tail[1:])
-        if operation.kind == "concat":
-            return (sum(self._shape(source)[1] for source in operation.inputs), *tail[1:])
-        first = self._shape(operation.inputs[0])
+        sources = [self._tensor(name) for name in operation.inputs]
         if operation.kind == "flatten":
-            return (prod(first[1:]),)
-        return (first[1], *tail[1:]) if len(first) > 1 else tail
+            return (prod(self._shape(sources[0].name)[1:]),)
+        if operation.kind == "concat":
+            return _joined([it.shape[1:] for it in sources], [self._shape(it.name)[1:] for it in sources], tail)
+        return _as_thinned(sources[0].shape[1:], self._shape(sources[0].name)[1:], tail)
+
+    def _tensor(self, name: str) -> Operation:
+        """Return the operation that gave the tensor, of which a split or the like gives parts."""
+        operation = self.graph.by_name[name]
+        return operation if operation.shape or not operation.inputs else self._tensor(operation.inputs[0])
+
+
+def _as_thinned(before: tuple[int, ...], after: tuple[int, ...], tail: tuple[int, ...]) -> tuple[int, ...]:
+    """Return a shape whose dimensions follow those of its source that they were equal to."""
+    same = (now if own == was else own for own, was, now in zip(tail, before, after, strict=False))
+    return (*same, *tail[len(before) :])
+
+
+def _joined(before: list[tuple[int, ...]], after: list[tuple[int, ...]], tail: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of tensors joined along the dimension that was their sum."""
+    dimensions = zip(tail, zip(*before, strict=True), zip(*after, strict=True), strict=True)
+    return tuple(sum(now) if sum(was) == own else now[0] for own, was, now in dimensions)
 
 
 def _kernel(layer: Layer, channels: Channels, batch: int, precision: str, output: str) -> ComputeKernel:
@@ -207,10 +248,10 @@ def _kernel(layer: Layer, channels: Channels, batch: int, precision: str, output
     )
 
 
-def _halves(whole: ComputeKernel, rank: int, precision: str) -> tuple[ComputeKernel, ComputeKernel]:
-    """Return the two kernels that a layer of this rank runs as (compressors/decompose.py)."""
+def _halves(whole: ComputeKernel, rank: int, between: str) -> tuple[ComputeKernel, ComputeKernel]:
+    """Return the two kernels that a layer of this rank runs as (compressors/decompose.py), and what is between them."""
     if whole.kind == "linear":
-        first = replace(whole, out_channels=rank, output_precision=precision)
+        first = replace(whole, out_channels=rank, output_precision=between)
         return first, replace(whole, in_channels=rank)
     first = replace(
         whole,
@@ -219,7 +260,7 @@ def _halves(whole: ComputeKernel, rank: int, precision: str) -> tuple[ComputeKer
         stride=(whole.stride[0], 1),
         padding=(whole.padding[0], 0),
         dilation=(whole.dilation[0], 1),
-        output_precision=precision,
+        output_precision=between,
     )
     second = replace(
         whole,

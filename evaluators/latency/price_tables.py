@@ -70,6 +70,8 @@ def call_tables(space: Space, target: Target) -> list[CallTable]:
 
 def price(space: Space, tables: Iterable[CallTable], model: LatencyModel) -> tuple[Factor, ...]:
     """Return the milliseconds of every recipe of the space: one factor for the network, one for each operation."""
+    tables = list(tables)
+    model.require([call.kernel for table in tables for calls in table.values() for call in calls])
     positions = {dimension.name: index for index, dimension in enumerate(space.dimensions)}
     sizes = [dimension.rungs for dimension in space.dimensions]
     network = Factor((), np.array(model.total_ms(())))

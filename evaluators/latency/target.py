@@ -1,9 +1,9 @@
 """What every target offers: what it can run, what a recipe is lowered to, and how long that takes."""
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
-from gulliver.evaluators.latency.kernel import KernelCall
+from gulliver.evaluators.latency.kernel import Kernel, KernelCall
 from gulliver.spaces.capabilities import Capabilities
 from gulliver.spaces.choices import Choices
 from gulliver.spaces.layer_graph import LayerGraph, Operation
@@ -19,6 +19,9 @@ class LatencyModel(Protocol):
     def total_ms(self, calls: Sequence[KernelCall]) -> float:
         """Return the modelled milliseconds of a whole network."""
 
+    def require(self, kernels: Sequence[Kernel]) -> None:
+        """Price all kernels that have no price yet, at once, as that may be sooner than one by one."""
+
 
 class OperationLowering(Protocol):
     """The kernel calls of a network whose choices are known, operation by operation."""
@@ -27,6 +30,7 @@ class OperationLowering(Protocol):
         """Yield what runs for one traced operation, asking only for the choices that this depends on."""
 
 
+@runtime_checkable
 class Target(Protocol):
     """A piece of hardware."""
 

@@ -11,6 +11,7 @@ from gulliver.evaluators.latency.chip_model import BOUNDS, roofline
 from gulliver.evaluators.latency.chip_prediction import predict
 from gulliver.evaluators.latency.chip_target import ChipTarget, choice_factors, price_kernels
 from gulliver.evaluators.latency.kernel import ComputeKernel, GatedMlpKernel, KernelCall, MemoryKernel
+from gulliver.evaluators.latency.target import Target
 from gulliver.search.configuration import build_target
 from gulliver.spaces.recipe import LayerRecipe, Quantize, Recipe
 from gulliver.spaces.trace import trace
@@ -125,9 +126,30 @@ def test_prices_of_a_network_add_up_and_name_what_bounds_them():
     kernels = [call.kernel for call in calls if isinstance(call.kernel, ComputeKernel)]
     assert [kernel.precision for kernel in kernels] == ["float16", "w4"]
     assert [kernel.batch for kernel in kernels] == [8, 8]
-    priced = [target.latency.explain(call) for call in calls]
+    priced = [target.latency.price(call) for call in calls]
     assert target.latency.total_ms(calls) == pytest.approx(1e3 * sum(it.seconds for it in priced))
     assert all(it.bound_by in BOUNDS and it.plan == "whole" and it.mode == "model" for it in priced)
+
+
+@pytest.mark.parametrize("name", chip_names())
+def test_it_is_a_target(name):
+    assert isinstance(ChipTarget(name), Target)
+
+
+def test_layers_run_in_their_widths_and_weight_only_ones_read_floating_point():
+    network = nn.Sequential(*(nn.Linear(64, 64) for _ in range(4))).eval()
+    graph = trace(network, (torch.zeros(1, 64),))
+    widths = {"0": Quantize(8, 16), "1": Quantize(4, 8), "2": Quantize(8, 8), "3": None}
+    recipe = Recipe({name: LayerRecipe(quantize=it) for name, it in widths.items()})
+    calls = ChipTarget("ascend_910b2", batch=2).lower(graph, recipe)
+    moved = 2 * 64 * (2 + 1)
+    assert [call.kernel for call in calls] == [
+        linear(2, 64, 64, "w8"),
+        MemoryKernel("convert", moved),
+        linear(2, 64, 64, "w4a8", "int8"),
+        linear(2, 64, 64),
+        linear(2, 64, 64, "float16"),
+    ]
 
 
 def test_a_recipe_is_the_sum_of_its_choices():
@@ -141,7 +163,7 @@ def test_a_recipe_is_the_sum_of_its_choices():
 
 def test_the_nearest_measured_kernels_correct_linear_layers_alone():
     calls = [KernelCall(kernel, "it") for kernel in (linear(1024, 4096, 4096), convolution())]
-    priced = [ChipTarget("ascend_910b2", mode="nearest").latency.explain(call) for call in calls]
+    priced = [ChipTarget("ascend_910b2", mode="nearest").latency.price(call) for call in calls]
     assert [it.mode for it in priced] == ["nearest", "model"]
 
 

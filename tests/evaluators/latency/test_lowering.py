@@ -1,9 +1,12 @@
 """Expectations by hand for a residual block at batch 2: a map of 16 channels has 2048 elements, one of 32 has 4096."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from gulliver.evaluators.latency.kernel import ComputeKernel, KernelCall, MemoryKernel
 from gulliver.evaluators.latency.lowering import lower
+from gulliver.spaces.layer_graph import ChannelGroup, Coupling
 from gulliver.spaces.recipe import Decompose, LayerRecipe, Quantize, Recipe, Sparsify
 from gulliver.spaces.trace import trace
 from torch import nn
@@ -151,6 +154,59 @@ def test_a_tensor_needed_rounded_and_not_is_converted():
         MemoryKernel("concat", 2 * 2048 * 2 + 4096 * 2),
     ]
     assert calls[2].note == "the output of stem is needed both in int8 and in bfloat16"
+
+
+class Parts(nn.Module):
+    """A gated product over half of the tokens of a sequence, joined with the other half."""
+
+    def __init__(self):
+        super().__init__()
+        self.gate, self.up, self.down = nn.Linear(16, 32), nn.Linear(16, 32), nn.Linear(32, 16)
+
+    def forward(self, tokens):
+        first, second = torch.split(tokens, [4, 4], 1)
+        product = torch.sigmoid(self.gate(first)) * self.up(first)
+        return torch.cat([self.down(product), second], 1)
+
+
+def passes(calls):
+    return [call.kernel for call in calls if isinstance(call.kernel, MemoryKernel)]
+
+
+def test_parts_of_a_tensor_are_copied_and_the_split_itself_is_free():
+    graph = trace(Parts().eval(), (torch.zeros(1, 8, 16),))
+    elements, hidden = 2 * 4 * 16, 2 * 4 * 32
+    rest = [MemoryKernel("other", 2 * hidden * 2), MemoryKernel("other", 3 * hidden * 2)]
+    copy, joined = MemoryKernel("slice", 2 * elements * 2), MemoryKernel("concat", 4 * elements * 2)
+    assert passes(lowered(graph)) == [copy, copy, *rest, joined]
+    # The part that an int8 layer reads is rounded while it is copied.
+    rounded = MemoryKernel("slice", elements * 2 + elements)
+    assert passes(lowered(graph, gate=INT8, up=INT8)) == [rounded, copy, *rest, joined]
+
+
+def test_removed_channels_of_sequences_are_gone_from_the_passes():
+    graph = trace(Parts().eval(), (torch.zeros(1, 8, 16),))
+    half = LayerRecipe(Sparsify(0.5))
+    graph = replace(graph, channel_groups=(_hidden_group(),))
+    _, _, sigmoid, product, _ = passes(lowered(graph, gate=half, up=half))
+    assert (sigmoid.bytes_moved, product.bytes_moved) == (2 * (2 * 4 * 16) * 2, 3 * (2 * 4 * 16) * 2)
+
+
+def _hidden_group():
+    indices = tuple((channel,) for channel in range(32))
+    sides = (("gate", "out"), ("up", "out"), ("down", "in"))
+    return ChannelGroup("gate", 32, ("gate", "up"), tuple(Coupling(name, side, indices) for name, side in sides))
+
+
+def test_a_layer_whose_weights_alone_are_quantized_reads_floating_point(block):
+    weights = LayerRecipe(quantize=Quantize(8, 16))
+    calls = lowered(block, default=weights)
+    assert passes(calls) == passes(lowered(block))
+    outputs = {call.kernel.output_precision for call in calls if isinstance(call.kernel, ComputeKernel)}
+    assert outputs == {"bfloat16"}
+    split = LayerRecipe(None, Decompose(8), Quantize(8, 16))
+    first, _ = (call for call in lowered(block, conv1=split) if call.owner == "conv1")
+    assert first.kernel.output_precision == "bfloat16"
 
 
 def test_flattening_costs_nothing_and_widens_the_linear_layer():

@@ -5,12 +5,17 @@ from random import Random
 import numpy as np
 import pytest
 from gulliver.evaluators.factors import total
+from gulliver.evaluators.latency.chip_target import ChipTarget
 from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
-from gulliver.evaluators.latency.kernel import ComputeKernel
+from gulliver.evaluators.latency.kernel import ComputeKernel, GatedMlpKernel
 from gulliver.evaluators.latency.price_tables import call_table, call_tables, price
 from gulliver.spaces.space import Space, SpaceOptions
+from gulliver.spaces.trace import trace
+from gulliver.tasks.moe_block import MoeBlock
 
 TARGET = CpuOpenvino(batch=2)
+CHIP = ChipTarget("ascend_910b2", batch=2)
+WIDTHS = ((8, 8), (4, 8), (8, 16))
 
 
 class Tariff:
@@ -24,10 +29,25 @@ class Tariff:
     def total_ms(self, calls):
         return 1e3 * (1e-3 + sum(self.seconds(call) for call in calls))
 
+    def require(self, kernels):
+        self.required = len(set(kernels))
+
 
 @pytest.fixture(scope="module")
 def space(block):
     return Space(block, TARGET.capabilities, SpaceOptions(max_ratio=0.5))
+
+
+@pytest.fixture(scope="module")
+def experts():
+    task = MoeBlock(width=64, hidden=32, samples=1)
+    graph = trace(task.model, task.example_inputs)
+    return Space(graph, CHIP.capabilities, SpaceOptions(bits=WIDTHS, max_ratio=0.5))
+
+
+def draws_of(space, count):
+    random = Random(0)
+    return [{it.name: random.randrange(it.rungs) for it in space.dimensions} for _ in range(count)]
 
 
 def dependencies(space, operation):
@@ -37,12 +57,45 @@ def dependencies(space, operation):
 
 
 def test_every_recipe_costs_what_its_lowering_adds_up_to(space):
-    random = Random(0)
-    draws = [{it.name: random.randrange(it.rungs) for it in space.dimensions} for _ in range(200)]
+    draws = draws_of(space, 200)
     expected = [Tariff().total_ms(TARGET.lower(space.graph, space.decode(rungs))) for rungs in draws]
     rungs = np.array([[draw[it.name] for it in space.dimensions] for draw in draws])
     factors = price(space, call_tables(space, TARGET), Tariff())
     np.testing.assert_allclose(total(factors, rungs), expected, rtol=1e-12)
+
+
+def test_recipes_of_gated_mlps_cost_what_their_lowerings_add_up_to_on_a_chip(experts):
+    random, fused = Random(1), 0
+    draws = draws_of(experts, 60)
+    for draw in draws[:30]:  # whole experts in int8, or few would fuse
+        for expert in random.sample(range(8), 4):
+            for layer in ("gate", "up", "down"):
+                draw |= {f"precision/experts.{expert}.{layer}": 1, f"rank/experts.{expert}.{layer}": 0}
+    model, expected = CHIP.latency, []
+    for draw in draws:
+        calls = CHIP.lower(experts.graph, experts.decode(draw))
+        fused += sum(isinstance(call.kernel, GatedMlpKernel) for call in calls)
+        expected.append(1e3 * sum(model.seconds(call) for call in calls))
+    rungs = np.array([[draw[it.name] for it in experts.dimensions] for draw in draws])
+    factors = price(experts, call_tables(experts, CHIP), CHIP.latency)
+    np.testing.assert_allclose(total(factors, rungs), expected, rtol=1e-12)
+    assert fused >= 30 * 4
+
+
+def test_a_gated_mlp_is_priced_by_the_choices_of_its_own_layers_and_of_nothing_else(experts):
+    table = call_table(experts, CHIP, experts.graph.by_name["experts_3_gate"])
+    asked = {name for answers in table for name, _ in answers}
+    mine = {f"{kind}/experts.3.{layer}" for kind in ("precision", "rank") for layer in ("gate", "up", "down")}
+    assert asked == mine
+    fused = [answers for answers, calls in table.items() if isinstance(calls[0].kernel, GatedMlpKernel)]
+    assert [dict(answers) for answers in fused] == [{name: int(name.startswith("precision")) for name in mine}]
+
+
+def test_all_kernels_are_priced_at_once(space):
+    tariff = Tariff()
+    tables = call_tables(space, TARGET)
+    price(space, tables, tariff)
+    assert tariff.required == len({call.kernel for it in tables for calls in it.values() for call in calls})
 
 
 def test_the_pooling_depends_on_its_channels_alone(space):
