@@ -42,7 +42,8 @@ from gulliver.search.result import Result
 from gulliver.search.run_directory import RunDirectory, settings_record
 from gulliver.search.scoring import Scoring
 from gulliver.search.sensitivity import measure_sensitivities
-from gulliver.search.sensitivity_report import save_sensitivities, write_sensitivities
+from gulliver.search.sensitivity_report import FILES as SENSITIVITY_FILES
+from gulliver.search.sensitivity_report import rank_correlations, save_sensitivities, write_sensitivities
 from gulliver.search.settings import SearchSettings
 from gulliver.search.study import STUDY_FILE, Candidate, Study, front, open_study
 from gulliver.search.tracking import Tracker, TrackingSettings
@@ -289,7 +290,7 @@ class _Search:
             "predicted_latency_ms": best.predicted_latency_ms,
             "recipe": str(self.directory.path / "recipes" / "best.yaml"),
         }
-        return {
+        summary = {
             "task": self.original.task.name,
             "target": self.target.name,
             "conditions": self.target.conditions,
@@ -302,6 +303,14 @@ class _Search:
             "bf16": asdict(measured["bf16"]),
             "best": best_entry,
         }
+        return summary | ({"rank_correlation": self._rank_correlations(candidates)} if study.guide else {})
+
+    def _rank_correlations(self, candidates: Sequence[Candidate]) -> dict[str, float]:
+        """Return, and say, how well the predicted losses rank what the trials lost."""
+        found = rank_correlations(self.original, self.space, self.settings.sensitivity, candidates)
+        listed = ", ".join(f"{correlation:.2f} ({method})" for method, correlation in found.items())
+        self.say(f"rank correlation of predicted losses with the accuracy that trials lost: {listed}")
+        return found
 
     def _report(self, candidates: Sequence[Candidate], result: Result) -> None:
         out = self.directory.path
@@ -309,7 +318,7 @@ class _Search:
         write_recipes(out, [it.recipe for it in result.front], result.best.recipe)
         draw_front(out, candidates, result, self.target.conditions)
         write_summary(out, result.summary)
-        self.tracker.finish(_best_metrics(result), out, ARTIFACTS)
+        self.tracker.finish(_best_metrics(result), out, [*ARTIFACTS, *SENSITIVITY_FILES])
         self.say("\n" + front_table(result, self.target.conditions))
         self.say("\n" + finalist_table(result, self.target.conditions))
 
@@ -331,4 +340,5 @@ def _best_metrics(result: Result) -> dict[str, float]:
         "speedup_over_bf16": result.bf16.latency_ms / result.best.measured.latency_ms,
     }
     shares = {"prediction_error": result.best.prediction_error, "samples_saved": result.summary["samples_saved"]}
-    return named | speedups | shares
+    ranked = result.summary.get("rank_correlation", {})
+    return named | speedups | shares | {f"rank_correlation_{method}": value for method, value in ranked.items()}

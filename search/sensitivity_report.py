@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from gulliver.compressors.compress import Original
 from gulliver.evaluators.factors import Costs, total
-from gulliver.search.sensitivity import Sensitivities
+from gulliver.search.sensitivity import Sensitivities, SensitivitySettings, measure_sensitivities
 from gulliver.search.study import Candidate
 from gulliver.spaces.space import Space
 from gulliver.tasks.cache import write_atomically
@@ -69,6 +70,15 @@ def draw_sensitivities(path: Path, sensitivities: Sensitivities, space: Space) -
     axes.set_title(f"loss of each choice alone ({sensitivities.method})")
     figure.colorbar(image, label="loss")
     write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=120))
+
+
+def rank_correlations(
+    original: Original, space: Space, settings: SensitivitySettings, candidates: Sequence[Candidate]
+) -> dict[str, float]:
+    """Return for the searched method, and for the gradient, how well it ranks what the trials lost."""
+    methods = dict.fromkeys((settings.method, "gradient"))
+    measured = {method: measure_sensitivities(original, space, settings, method) for method in methods}
+    return {method: rank_correlation(it, space, candidates) for method, it in measured.items()}
 
 
 def rank_correlation(sensitivities: Sensitivities, space: Space, candidates: Sequence[Candidate]) -> float:

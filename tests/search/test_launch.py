@@ -11,7 +11,7 @@ from gulliver.tasks.errors import InputError
         (["budget.max_dorp=0.1"], "unknown key budget.max_dorp; known keys are max_drop, max_latency_ms"),
         (["+budget.max_dorp=0.1"], "unknown key budget.max_dorp; known keys are max_drop, max_latency_ms"),
         (["task=imagenet"], "Could not find 'task/imagenet' Available options in 'task': digits_cnn fashion_resnet"),
-        (["target=tpu"], "Could not find 'target/tpu' Available options in 'target': cpu_openvino"),
+        (["target=tpu"], "Could not find 'target/tpu' Available options in 'target': ascend_310p3"),
         (["sampler=annealing"], "Available options in 'sampler': nsga2 random solve tpe"),
         (["trials=many"], "search.trials must be of type int, but is 'many'"),
         (["budget.max_drop=-1"], "`budget.max_drop >= 0` must hold, but it is -1"),
