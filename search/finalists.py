@@ -1,10 +1,10 @@
 """Finalists: recipes of the front that are fine-tuned, exported, scored on both splits, and measured."""
 
 import json
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from math import isnan
 from pathlib import Path
 
 from gulliver.compressors.compress import Original, compress, is_thinned
@@ -66,12 +66,16 @@ class Measured:
 
 @dataclass(frozen=True)
 class Finalist:
-    """A recipe with what was predicted of it and what was measured."""
+    """A recipe with what was predicted of it and what was measured.
+
+    `promising` says whether the search split alone lets one expect that it keeps the budget.
+    """
 
     recipe: Recipe
     predicted_latency_ms: float
     measured: Measured
     model_path: Path
+    promising: bool
 
     @property
     def prediction_error(self) -> float:
@@ -187,17 +191,20 @@ def within_budget(measured: Measured, baseline: Measured, budget: Budget) -> boo
 
 
 def best_finalist(finalists: Sequence[Finalist], baseline: Measured, budget: Budget) -> tuple[Finalist, bool]:
-    """Return the fastest finalist within the budget on the test split, or the closest, and whether it is within.
+    """Return the fastest promising finalist, or the most accurate one, and whether the test split bears it out.
 
-    Raises InputError where there is none: every candidate's score was no number.
+    The test split has no say in which one it is, or its accuracy there would be that of a lucky draw. Raises InputError
+    where there is none: every candidate's score was no number.
     """
     if not finalists:
         raise InputError("a candidate must have a score that is a number, but all of them failed")
-    feasible = [it for it in finalists if within_budget(it.measured, baseline, budget)]
-    if feasible:
-        return min(feasible, key=lambda it: it.measured.latency_ms), True
-    # A score that is no number is greater than none and less than none, so it goes last by itself.
-    return max(finalists, key=lambda it: (not math.isnan(it.measured.accuracy_test), it.measured.accuracy_test)), False
+    promising = [it for it in finalists if it.promising]
+    if promising:
+        best = min(promising, key=lambda it: it.measured.latency_ms)
+    else:
+        # A score that is no number is greater than none and less than none, so it goes last by itself.
+        best = max(finalists, key=lambda it: (not isnan(it.measured.accuracy_search), it.measured.accuracy_search))
+    return best, within_budget(best.measured, baseline, budget)
 
 
 def _measured(exported: Exported, timing: Timing) -> Measured:

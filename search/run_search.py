@@ -111,7 +111,7 @@ class _Search:
             exported = self._make_finalists(bench, members, baselines["baseline"])
         with self.directory.phase("measure"):
             measured = bench.measure(baselines | exported)
-        result = self._result(study, scoring, members, exported, measured)
+        result = self._result(study, scoring, members, exported, measured, baselines["baseline"])
         self._report(study.candidates(), result)
         return result
 
@@ -215,10 +215,14 @@ class _Search:
         members: Sequence[Candidate],
         exported: dict[str, Exported],
         measured: dict[str, Measured],
+        baseline: Exported,
     ) -> Result:
         by_key = {candidate.recipe.key: candidate for candidate in members}
         drift = measured["bf16"].latency_ms / scoring.latency_ms(untouched(self.original.graph))
-        finalists = [self._finalist(by_key[key], exported[key], measured[key], drift) for key in exported]
+        promising = {key for key, it in exported.items() if promises(it, baseline, self.settings.budget)}
+        finalists = [
+            self._finalist(by_key[key], exported[key], measured[key], drift, key in promising) for key in exported
+        ]
         best, within = best_finalist(finalists, measured["baseline"], self.settings.budget)
         summary = self._summary(study, scoring, best, measured)
         explanation = None if within else self._explain(study, scoring, finalists, best, measured, drift)
@@ -256,14 +260,16 @@ class _Search:
                 known[name] = modelled_costs(name, it, scoring.baseline_accuracy, drift)
         return explain([*known.values()], known[f"recipe {best.recipe.key[:8]}"], self.settings.budget)
 
-    def _finalist(self, candidate: Candidate, exported: Exported, measured: Measured, drift: float) -> Finalist:
+    def _finalist(
+        self, candidate: Candidate, exported: Exported, measured: Measured, drift: float, promising: bool
+    ) -> Finalist:
         """Return the finalist, its prediction scaled by how much slower the bf16 original runs now than modelled.
 
         A shared machine's speed swings by a third within minutes, and the model knows only ratios.
         """
         recipe = with_finetuning(self._signed(candidate), self.settings.finalists)
         recipe = replace(recipe, found_for=replace(recipe.found_for, measured=_known(measured)))
-        return Finalist(recipe, candidate.scores.latency_ms * drift, measured, Path(exported.path))
+        return Finalist(recipe, candidate.scores.latency_ms * drift, measured, Path(exported.path), promising)
 
     def _signed(self, candidate: Candidate) -> Recipe:
         """Return the candidate's recipe with the circumstances that it was found in."""

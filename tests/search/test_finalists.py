@@ -54,16 +54,21 @@ def measured(accuracy_test, latency_ms, size_bytes=1000):
     return Measured(accuracy_test, accuracy_test, latency_ms, latency_ms, latency_ms, size_bytes)
 
 
-def finalist(accuracy_test, latency_ms, size_bytes=1000):
-    return Finalist(None, latency_ms, measured(accuracy_test, latency_ms, size_bytes), None)
+def finalist(accuracy_test, latency_ms, size_bytes=1000, promising=False):
+    return Finalist(None, latency_ms, measured(accuracy_test, latency_ms, size_bytes), None, promising)
 
 
-def test_the_best_is_the_fastest_within_the_budget_on_the_test_split():
-    fast, middle, slow = finalist(0.88, 1.0), finalist(0.905, 2.0), finalist(0.91, 3.0)
+def test_the_best_is_the_fastest_that_promised_on_the_search_split_to_keep_the_budget():
+    fast, middle, slow = finalist(0.908, 1.0), finalist(0.905, 2.0, promising=True), finalist(0.91, 3.0, promising=True)
     assert best_finalist([slow, middle, fast], measured(0.91, 9.0), Budget(max_drop=0.01)) == (middle, True)
 
 
-def test_without_one_within_the_budget_the_closest_is_handed_over():
+def test_a_promise_that_the_test_split_does_not_bear_out_is_said_and_no_other_finalist_is_taken():
+    fast, slow = finalist(0.89, 1.0, promising=True), finalist(0.91, 3.0, promising=True)
+    assert best_finalist([fast, slow], measured(0.91, 9.0), Budget(max_drop=0.01)) == (fast, False)
+
+
+def test_without_a_promising_one_the_closest_is_handed_over():
     fast, slow = finalist(0.85, 1.0), finalist(0.89, 3.0)
     assert best_finalist([fast, slow], measured(0.91, 9.0), Budget(max_drop=0.01)) == (slow, False)
 
@@ -96,7 +101,7 @@ def test_a_finalist_promises_to_keep_the_budget_only_with_a_standard_error_to_sp
 
 
 def test_the_prediction_error_is_negative_where_the_prediction_was_too_low():
-    assert Finalist(None, 1.8, measured(0.9, 2.0), None).prediction_error == pytest.approx(-0.1)
+    assert Finalist(None, 1.8, measured(0.9, 2.0), None, True).prediction_error == pytest.approx(-0.1)
 
 
 def test_only_a_thinned_network_is_fine_tuned():
