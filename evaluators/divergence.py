@@ -22,9 +22,9 @@ def kl_divergence(reference: Tensor, outputs: Tensor) -> Tensor:
 
 
 def squared_error(reference: Tensor, outputs: Tensor) -> Tensor:
-    """Return shape (samples,): the mean squared error, relative to the reference's variance over all samples."""
+    """Return shape (samples,): the mean squared error, relative to the variance of all that the reference holds."""
     error = ((outputs.float() - reference.float()) ** 2).reshape(len(outputs), -1).mean(1)
-    return error / reference.float().var().clamp_min(1e-12)
+    return error / reference.float().var(correction=0).clamp_min(1e-12)
 
 
 DIVERGENCES: Mapping[str, Divergence] = {"kl": kl_divergence, "squared_error": squared_error}

@@ -7,18 +7,20 @@ and Fisher pruning", 2018, equation 8; Molchanov et al., "Importance estimation 
 2019, section 3.1, drops the channels' own gates likewise). The differences take one call of the one layer.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from gulliver.compressors.compress import Original, first_samples
-from gulliver.compressors.decompose import decompose
+from gulliver.compressors.decompose import split_layer
 from gulliver.compressors.quantize import QuantizedActivation, QuantizedLayer
 from gulliver.spaces.layer_graph import ChannelGroup
 from gulliver.spaces.recipe import LayerRecipe, Recipe
 from gulliver.spaces.shapes import group_ratio, removed_channels
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.hooks import RemovableHandle
 
 _SEED = 0
 
@@ -31,12 +33,22 @@ class _Seen:
     gradient: Tensor
 
 
+@dataclass(frozen=True)
+class _Batch:
+    """What every layer sees of so many samples."""
+
+    samples: int
+    seen: Mapping[str, _Seen]
+
+
 def taylor_losses(original: Original, recipes: Sequence[Recipe], samples: int) -> tuple[float, ...]:
     """Return the estimated divergence, in nats, of each recipe, its effects added up sample by sample.
 
-    Exact to second order in small changes; batch norms are taken to stay as they are.
+    Exact to second order in small changes, up to the draw of the labels; batch norms are taken to stay as they are.
+    Layers may fold other dimensions into the samples', behind it.
     """
-    batches = [_observe(original, inputs) for inputs in first_samples(original, samples)[0]]
+    inputs, outputs = first_samples(original, samples)
+    batches = [_Batch(len(its), _observe(original, given)) for given, its in zip(inputs, outputs, strict=True)]
     return tuple(_loss(original, recipe, batches) for recipe in recipes)
 
 
@@ -46,21 +58,23 @@ def _observe(original: Original, inputs: tuple[Tensor, ...]) -> dict[str, _Seen]
     values: dict[str, Tensor] = {}
     outputs: dict[str, Tensor] = {}
 
-    def keep(name: str) -> object:
-        def hook(module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
-            values[name], outputs[name] = given[0].detach(), output
+    def keep(name: str) -> RemovableHandle:
+        def hook(module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            # A gradient may have to start here, since frozen weights ask for none.
+            values[name], outputs[name] = given[0].detach(), output.requires_grad_()
+            # What follows in place, as some activations do, is not to change what is kept.
+            return output.clone()
 
         return model.get_submodule(name).register_forward_hook(hook)
 
     handles = [keep(name) for name in original.graph.layers]
     try:
         with torch.enable_grad():
-            # A gradient starts at the inputs, since frozen weights may ask for none.
-            logits = model(*(it.clone().requires_grad_(it.is_floating_point()) for it in inputs))
+            logits = model(*(it.clone() for it in inputs))
             gradients = torch.autograd.grad(_drawn_loss(logits), list(outputs.values()), allow_unused=True)
     finally:
         for handle in handles:
-            handle.remove()  # type: ignore[attr-defined]
+            handle.remove()
     return {
         name: _Seen(values[name], torch.zeros_like(outputs[name]) if gradient is None else gradient)
         for name, gradient in zip(outputs, gradients, strict=True)
@@ -68,29 +82,31 @@ def _observe(original: Original, inputs: tuple[Tensor, ...]) -> dict[str, _Seen]
 
 
 def _drawn_loss(logits: Tensor) -> Tensor:
-    """Return the sum of negative log-likelihoods of labels drawn from the network's own distribution."""
+    """Return the sum of negative log-likelihoods of labels drawn from the network's own distribution.
+
+    Where a sample has several labels, it is scaled so that the mean of their divergences is estimated, not the sum.
+    """
     flat = logits.reshape(-1, logits.shape[-1])
     generator = torch.Generator().manual_seed(_SEED)
     labels = torch.multinomial(flat.detach().float().softmax(-1), 1, generator=generator).flatten()
-    return F.cross_entropy(flat, labels, reduction="sum")
+    return F.cross_entropy(flat, labels, reduction="sum") * math.sqrt(len(logits) / len(flat))
 
 
-def _loss(original: Original, recipe: Recipe, batches: Sequence[Mapping[str, _Seen]]) -> float:
-    effects = [_effects(original, recipe, seen) for seen in batches]
+def _loss(original: Original, recipe: Recipe, batches: Sequence[_Batch]) -> float:
+    effects = [_effects(original, recipe, batch) for batch in batches]
     return float(0.5 * torch.cat(effects).double().square().mean())
 
 
-def _effects(original: Original, recipe: Recipe, seen: Mapping[str, _Seen]) -> Tensor:
+def _effects(original: Original, recipe: Recipe, batch: _Batch) -> Tensor:
     """Return shape (samples,): by how much the recipe changes the log-likelihood of each, to first order."""
-    some = next(iter(seen.values()))
-    effects = torch.zeros(len(some.values))
+    effects = torch.zeros(batch.samples)
     removed = dict(_removed_inputs(original, recipe))
     with torch.no_grad():
-        for name, choice in recipe.layers.items():
-            changed = choice.decompose or choice.quantize
-            if name in seen and (changed or name in removed):
-                difference = _difference(original, name, choice, seen[name].values, removed.get(name))
-                effects += (difference * seen[name].gradient).flatten(1).sum(1)
+        for name, seen in batch.seen.items():
+            choice = recipe.layers[name]
+            if choice.decompose or choice.quantize or name in removed:
+                difference = _difference(original, name, choice, seen.values, removed.get(name))
+                effects += (difference * seen.gradient).reshape(batch.samples, -1).sum(1)
     return effects
 
 
@@ -101,9 +117,9 @@ def _difference(
     layer = original.task.model.get_submodule(name)
     changed = values
     if removed:
-        channel_dimension = 1 if values.dim() > 2 else -1
+        channel_dimension = -1 if isinstance(layer, nn.Linear) else 1
         changed = values.index_fill(channel_dimension, torch.tensor(removed), 0.0)
-    compressed = _compressed(layer, choice)
+    compressed = _compressed(name, layer, choice)
     if choice.quantize:
         lowest, highest = (bound.item() for bound in torch.aminmax(changed))
         changed = QuantizedActivation(lowest, highest, choice.quantize.activation_bits)(changed)
@@ -111,11 +127,10 @@ def _difference(
     return difference
 
 
-def _compressed(layer: nn.Module, choice: LayerRecipe) -> nn.Module:
+def _compressed(name: str, layer: nn.Module, choice: LayerRecipe) -> nn.Module:
     parts: list[nn.Module] = [layer]
     if choice.decompose:
-        split = decompose(nn.ModuleDict({"layer": layer}), Recipe({"layer": choice}))
-        parts = list(split.get_submodule("layer").children())
+        parts = list(split_layer(name, layer, choice.decompose.rank).children())
     if choice.quantize:
         parts = [QuantizedLayer(part, choice.quantize.weight_bits) for part in parts]  # type: ignore[arg-type]
     return nn.Sequential(*parts)

@@ -16,9 +16,12 @@ from scipy.linalg import cho_factor, cho_solve
 
 _CONTRAST = 4.0
 _LEAST_WEIGHT = 0.5
+_LEAST_NORM = 1e-12
 _ADDITIVE_SHARES = (0.25, 0.75)
 _NOISES = (0.03, 0.3)
+# The variance before any trial, and how many trials it counts for: a few lucky ones are not to look like certainty.
 _PRIOR_ERROR = 0.35
+_PRIOR_TRIALS = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +51,10 @@ class Likeness:
         encoded[np.arange(len(rungs))[:, None], rungs + self._offsets[:-1]] = 1.0
         return encoded
 
+    def norms(self, one_hot: Costs) -> Costs:
+        """Return shape (recipes,): the root of the sum of the squares of a recipe's losses."""
+        return np.asarray(np.clip(np.sqrt(one_hot @ self._losses**2), _LEAST_NORM, None))
+
     def covariances(self, left: Costs, right: Costs) -> tuple[Costs, Costs]:
         """Return the two parts of the covariance of relative errors, from two one-hot arrays."""
         return self._additive(left, right), self._near(left, right)
@@ -55,8 +62,7 @@ class Likeness:
     def _additive(self, left: Costs, right: Costs) -> Costs:
         """Return the part that every rung's own error causes."""
         shared = (left * self._losses**2) @ right.T
-        norms = [np.clip(np.sqrt((it * self._losses**2).sum(1)), 1e-12, None) for it in (left, right)]
-        return np.asarray(shared / np.outer(*norms))
+        return np.asarray(shared / np.outer(self.norms(left), self.norms(right)))
 
     def _near(self, left: Costs, right: Costs) -> Costs:
         """Return the part that falls with every variable in which two recipes differ."""
@@ -65,8 +71,7 @@ class Likeness:
 
     def rung_errors(self, one_hot: Costs, dual: Costs) -> list[Costs]:
         """Return for each variable the expected error of its rungs' losses, from the process's dual coefficients."""
-        norms = np.clip(np.sqrt((one_hot * self._losses**2).sum(1)), 1e-12, None)
-        errors = self._losses**2 * (one_hot.T @ (dual / norms))
+        errors = self._losses**2 * (one_hot.T @ (dual / self.norms(one_hot)))
         return np.split(errors, self._offsets[1:-1].astype(int))
 
 
@@ -107,7 +112,7 @@ class Correction:
         return cross @ self._dual, np.sqrt(self.variance * np.clip(1.0 - explained, 1e-9, None))
 
     def rung_errors(self) -> list[Costs]:
-        """Return for each variable the error of its rungs' losses, as a share of a recipe's norm of losses."""
+        """Return for each variable how far off its rungs' losses are; a recipe's error is their sum over its norm."""
         return [self.additive_share * it for it in self.likeness.rung_errors(self.one_hot, self._dual)]
 
     def squared_errors(self) -> float:
@@ -115,9 +120,13 @@ class Correction:
         return float(self.errors @ self._dual)
 
     def log_likelihood(self) -> float:
-        """Return the logarithm of the marginal likelihood, the variance at its best."""
+        """Return the logarithm of the marginal likelihood but for a constant; the variance is integrated out.
+
+        The errors are then of a multivariate t distribution of _PRIOR_TRIALS degrees of freedom.
+        """
         factor, _ = self._factor
-        return float(-0.5 * len(self.errors) * np.log(self.variance) - np.log(np.diag(factor)).sum())
+        observations = len(self.errors) + _PRIOR_TRIALS
+        return float(-0.5 * observations * np.log(self.variance) - np.log(np.diag(factor)).sum())
 
 
 def fit_correction(likeness: Likeness, rungs: Rungs, errors: Costs) -> Correction:
@@ -138,6 +147,5 @@ def fit_correction(likeness: Likeness, rungs: Rungs, errors: Costs) -> Correctio
 def _settings(guess: Correction) -> Iterator[Correction]:
     for share, noise in product(_ADDITIVE_SHARES, _NOISES):
         setting = replace(guess, additive_share=share, noise=noise)
-        # Two pseudo-observations of the guess keep a few lucky trials from looking like certainty.
-        squares = setting.squared_errors() + 2 * guess.variance
-        yield replace(setting, variance=squares / (len(guess.errors) + 2))
+        squares = setting.squared_errors() + _PRIOR_TRIALS * guess.variance
+        yield replace(setting, variance=squares / (len(guess.errors) + _PRIOR_TRIALS))

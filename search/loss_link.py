@@ -13,9 +13,13 @@ from gulliver.evaluators.factors import Costs
 from scipy.optimize import least_squares
 
 Losses = Sequence[tuple[tuple[str, ...], Costs]]
+# How exact a fitted drop has to be: to a share of the drop, and to one of the largest.
 _TOLERANCE = 0.25
 _FLOOR = 0.02
-_SPREAD = {"weight": 1.0, "scale": 2.0, "power": 0.4, "range": 1.0}
+# Logarithms of the scale, of the power, and of the share by which the range exceeds the largest drop: the guess, and
+# how far from it is plausible. A weight's guess is 1.
+_GUESS, _SPREAD = (0.0, 0.0, -1.0), (2.0, 0.4, 1.0)
+_WEIGHT_SPREAD = 1.0
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,6 @@ class LossLink:
     scale: float
     power: float
     range: float
-    original: float
 
     def loss(self, losses: Losses) -> Costs:
         """Return shape (recipes,): the losses of all kinds, weighted and added up."""
@@ -48,20 +51,19 @@ def fit_loss_link(losses: Losses, scores: Costs, original: float, lowest: float,
     `typical_loss` is that of a recipe in the middle of the ladder; `lowest` the lowest score that matters.
     """
     methods = sorted({method for kind, _ in losses for method in kind})
+    guess = np.array([*_GUESS, *[0.0] * len(methods)])
+    spread = np.array([*_SPREAD, *[_WEIGHT_SPREAD] * len(methods)])
     drops = original - scores
     largest = max(float(drops.max(initial=0.0)), original - lowest, 1e-9)
 
     def link(parameters: Costs) -> LossLink:
-        weights = dict(zip(methods, np.exp(parameters[3:]).tolist(), strict=True))
-        scale, power, extra = np.exp(parameters[:3]).tolist()
-        return LossLink(weights, typical_loss * scale, power, largest * (1 + extra), original)
+        scale, power, extra, *weights = np.exp(parameters).tolist()
+        return LossLink(dict(zip(methods, weights, strict=True)), typical_loss * scale, power, largest * (1 + extra))
 
     def residuals(parameters: Costs) -> Costs:
         current = link(parameters)
         error = current.drop(current.loss(losses)) - drops
         tolerance = _FLOOR * largest + _TOLERANCE * np.abs(drops)
-        spread = [_SPREAD["scale"], _SPREAD["power"], _SPREAD["range"], *[_SPREAD["weight"]] * len(methods)]
         return np.concatenate([error / tolerance, (parameters - guess) / spread])
 
-    guess = np.array([0.0, 0.0, -1.0, *[0.0] * len(methods)])
-    return link(guess if not len(scores) else least_squares(residuals, guess, max_nfev=40).x)
+    return link(least_squares(residuals, guess, max_nfev=40).x if len(scores) else guess)

@@ -38,13 +38,13 @@ def change_segment(neighbourhood: Neighbourhood, archive: Rungs, count: int, ran
 
 
 def trade(neighbourhood: Neighbourhood, archive: Rungs, count: int, random: np.random.Generator) -> Rungs:
-    """Return members in which one variable goes a rung up and another one a rung down."""
+    """Return members in which one variable goes a rung up and another one a rung down, where they have one."""
     changed = _members(archive, count, random)
-    for direction in (1, -1):
-        column = random.integers(0, len(neighbourhood.sizes), count)
-        rows = np.arange(count)
-        highest = np.array(neighbourhood.sizes)[column] - 1
-        changed[rows, column] = np.clip(changed[rows, column] + direction, 0, highest)
+    sizes, rows = np.array(neighbourhood.sizes), np.arange(count)
+    up = random.integers(0, len(sizes), count)
+    down = (up + random.integers(1, max(len(sizes), 2), count)) % len(sizes)
+    for column, step in ((up, 1), (down, -1)):
+        changed[rows, column] = np.clip(changed[rows, column] + step, 0, sizes[column] - 1)
     return changed
 
 
