@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 from gulliver.compressors.compress import Original, read_original
 from gulliver.evaluators.latency.calibration import calibrate_space
 from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
 from gulliver.evaluators.latency.price_tables import call_tables, price
 from gulliver.search.guide import Guide, as_rungs
 from gulliver.search.make_guide import make_guide
-from gulliver.search.proposer import Prediction, fit
+from gulliver.search.proposer import History, Prediction, fit
 from gulliver.search.sensitivity import Sensitivities
 from gulliver.search.sensitivity_report import read_sensitivities
 from gulliver.search.settings import SearchSettings
@@ -67,7 +68,8 @@ class Solver:
         return self._described([found])[0]
 
     def _described(self, solutions: Sequence[Solution]) -> list[Solved]:
-        drops = self.prediction.drops(as_rungs(solutions)).tolist()
+        scores, _ = self.prediction.scores(as_rungs(solutions))
+        drops = (self.prediction.guide.original_score - scores).tolist()
         return [self._solved(it, drop) for it, drop in zip(solutions, drops, strict=True)]
 
     def _solved(self, solution: Solution, drop: float) -> Solved:
@@ -93,7 +95,8 @@ def open_solver(run: Path, task: Task, settings: SearchSettings, searched: CpuOp
     if target != searched:
         others = Space(original.graph, target.capabilities, settings.space)
         guide = _guide(original, others, transferred(sensitivities, space, others), settings, target, original_score)
-        space, prediction = others, replace(prediction, guide=guide)
+        # What losses cost holds on any target; what the trials said of single rungs is about other ladders.
+        space, prediction = others, replace(fit(guide, nothing_tried(guide)), link=prediction.link)
     return Solver(space, prediction, settings, target.name, original.network)
 
 
@@ -105,6 +108,11 @@ def solve_table(ladder: Sequence[Solved], best: Solved, conditions: str) -> str:
         mark = "  for the budget" if step is best else ""
         rows.append(f"{step.recipe.key[:8]:10}{step.latency_ms:>13.3f}{step.drop:>16.4f}{mark}")
     return "\n".join(rows)
+
+
+def nothing_tried(guide: Guide) -> History:
+    """Return the history of a search before its first trial."""
+    return History(np.zeros((0, len(guide.problem.sizes)), dtype=np.intp), np.zeros(0))
 
 
 def _guide(

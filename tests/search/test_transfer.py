@@ -1,0 +1,60 @@
+"""Losses measured at ratios of 0, 1/4, 1/2 and 3/4, carried over to ladders of other rungs."""
+
+import pytest
+import torch
+from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
+from gulliver.search.sensitivity import Sensitivities
+from gulliver.search.transfer import transferred
+from gulliver.spaces.space import Space, SpaceOptions
+from gulliver.spaces.trace import trace
+from torch import nn
+
+COARSE = CpuOpenvino(channel_multiple=32, small_channel_multiple=32)
+FINE = CpuOpenvino(channel_multiple=16, small_channel_multiple=16)
+HALF_BITS = CpuOpenvino(channel_multiple=32, small_channel_multiple=32, precisions=((8, 8), (4, 8)))
+
+
+@pytest.fixture(scope="module")
+def graph():
+    network = nn.Sequential(nn.Conv2d(3, 128, 3), nn.ReLU(), nn.Flatten(), nn.Linear(128 * 36, 10)).eval()
+    return trace(network, (torch.zeros(1, 3, 8, 8),))
+
+
+def space(graph, target):
+    return Space(graph, target.capabilities, SpaceOptions(bits=((8, 8), (4, 8)), ranks=()))
+
+
+@pytest.fixture(scope="module")
+def measured(graph):
+    """Return what was measured on the coarse ladder: a loss of the ratio squared, of a tenth in int8."""
+    old = space(graph, COARSE)
+    losses = {("sparsity/0", rung): ratio**2 for rung, ratio in enumerate(old.ratios(graph.channel_groups[0])) if rung}
+    losses |= {("precision/0", 1): 0.1, ("precision/3", 1): 0.2}
+    return Sensitivities("direct", losses, {("precision/0", "sparsity/0"): 0.5, ("rank/0", "sparsity/0"): 0.25})
+
+
+def test_between_two_measured_ratios_the_loss_changes_evenly(graph, measured):
+    new = space(graph, FINE)
+    found = transferred(measured, space(graph, COARSE), new)
+    rung = new.ratios(graph.channel_groups[0]).index(0.375)
+    assert found.losses["sparsity/0", rung] == pytest.approx((0.25**2 + 0.5**2) / 2)
+
+
+def test_what_was_measured_stays_as_it_is(graph, measured):
+    new = space(graph, FINE)
+    found = transferred(measured, space(graph, COARSE), new)
+    rung = new.ratios(graph.channel_groups[0]).index(0.5)
+    assert found.losses["sparsity/0", rung] == pytest.approx(0.25)
+    assert found.losses["precision/3", 1] == 0.2
+    assert found.method == "direct"
+
+
+def test_widths_that_were_not_measured_cost_more_than_all_that_was(graph, measured):
+    found = transferred(measured, space(graph, COARSE), space(graph, HALF_BITS))
+    assert found.losses["precision/0", 1] == 0.1
+    assert found.losses["precision/0", 2] > 10 * sum(measured.losses.values())
+
+
+def test_pairs_are_kept_where_the_new_space_has_both(graph, measured):
+    found = transferred(measured, space(graph, COARSE), space(graph, FINE))
+    assert found.pairs == {("precision/0", "sparsity/0"): 0.5}
