@@ -33,11 +33,13 @@ class SolvingSampler(optuna.samplers.BaseSampler):
         """Return the proposed rung of every variable, and note on the trial who proposed it."""
         if "fixed_params" in trial.system_attrs:
             return {}
-        earlier = [it for it in study.get_trials(deepcopy=False) if it.number < trial.number and it.params]
+        earlier = [it for it in study.get_trials(deepcopy=False) if it.number < trial.number and self._is_whole(it)]
         exact_before = sum(it.user_attrs.get(PROPOSED_BY) == EXACT_SOLVE for it in earlier)
         random = np.random.default_rng(self._seed)
         rungs, name = self._proposer.propose(self._history(earlier), exact_before, random)
         study._storage.set_trial_user_attr(trial._trial_id, PROPOSED_BY, name)
+        # Optuna gives the storage's attributes to a trial only once, before this call.
+        trial.set_user_attr(PROPOSED_BY, name)
         return dict(zip(self._proposer.guide.problem.names, rungs.tolist(), strict=True))
 
     def sample_independent(
@@ -53,5 +55,11 @@ class SolvingSampler(optuna.samplers.BaseSampler):
         rungs = np.array(rows, dtype=np.intp).reshape(len(trials), len(names))
         return History(rungs, np.array([self._score(it) for it in trials], dtype=float))
 
+    def _is_whole(self, trial: FrozenTrial) -> bool:
+        """Say whether the trial has a rung of every variable, as one that failed before it was proposed has not."""
+        return trial.params.keys() >= set(self._proposer.guide.problem.names)
+
     def _score(self, trial: FrozenTrial) -> float:
-        return trial.values[self._proposer.guide.score_index] if trial.state == TrialState.COMPLETE else float("nan")
+        if trial.state == TrialState.COMPLETE:
+            return float(trial.values[self._proposer.guide.score_index])
+        return float("-inf" if trial.state.is_finished() else "nan")
