@@ -1,11 +1,12 @@
 """What is known before the first trial: the problem with its predicted losses, and which scores count."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
-from gulliver.evaluators.factors import Costs, Rungs, total
+from gulliver.evaluators.factors import Costs, Factor, Rungs, total
 from gulliver.search.problem import Problem
 from gulliver.search.solve import Solution, pareto
 
@@ -18,7 +19,7 @@ class Guide:
 
     `positions` order the variables as the network runs; `original_score` is that of the untouched network, and
     scores below `lowest_score` or latencies above `highest_latency_ms` count for nothing. `score_index` says which of
-    the study's objectives is the score. What is solved for the first so many trials is kept in `solved_again`.
+    the study's objectives is the score. `solved_again` keeps what is solved for the trials whose bytes are its key.
     """
 
     problem: Problem
@@ -27,7 +28,7 @@ class Guide:
     lowest_score: float
     highest_latency_ms: float
     score_index: int = 0
-    solved_again: dict[int, tuple[Solution, ...]] = field(default_factory=dict, repr=False)
+    solved_again: dict[bytes, tuple[Solution, ...]] = field(default_factory=dict, repr=False)
 
     @cached_property
     def ladder(self) -> tuple[Solution, ...]:
@@ -39,13 +40,20 @@ class Guide:
         """Each variable's method: what its name says before the slash, nothing where there is none."""
         return tuple(name.rpartition("/")[0] for name in self.problem.names)
 
+    def methods_of(self, factor: Factor) -> tuple[str, ...]:
+        """Return the methods that cause the factor's losses, each once."""
+        return tuple(sorted({self.methods[it] for it in factor.variables}))
+
     def losses_by_method(self, rungs: Rungs) -> tuple[tuple[tuple[str, ...], Costs], ...]:
         """Return the predicted losses of shape (recipes,), those of factors over the same methods added up."""
-        kinds = [tuple(sorted({self.methods[it] for it in factor.variables})) for factor in self.problem.loss]
-        return tuple(
-            (kind, total([it for it, other in zip(self.problem.loss, kinds, strict=True) if other == kind], rungs))
-            for kind in sorted(set(kinds))
-        )
+        return tuple((methods, total(factors, rungs)) for methods, factors in self._factors_by_method.items())
+
+    @cached_property
+    def _factors_by_method(self) -> dict[tuple[str, ...], list[Factor]]:
+        factors: dict[tuple[str, ...], list[Factor]] = defaultdict(list)
+        for factor in self.problem.loss:
+            factors[self.methods_of(factor)].append(factor)
+        return dict(sorted(factors.items()))
 
     @cached_property
     def rung_losses(self) -> tuple[Costs, ...]:

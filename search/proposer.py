@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice, product
 
 import numpy as np
 from gulliver.evaluators.factors import Costs, Factor, Rungs
@@ -13,19 +14,26 @@ from gulliver.search.loss_link import LossLink, fit_loss_link
 from gulliver.search.moves import Neighbourhood, all_moves
 from gulliver.search.problem import Problem
 from gulliver.search.solve import Solution, pareto
+from numpy.typing import NDArray
 
 EXACT_SOLVE = "exact solve"
 SOLVED_AGAIN = "solved again"
+LEFT_OVER = "left over"
 _ROUNDS = 2
 _MOVES_EACH = 40
 _BEST = 12
 _LADDER_AGAIN = 24
 _LARGEST_FIT = 160
+# The share of a rung's loss that a correction leaves at least.
+_LEAST_LEFT = 0.5
 
 
 @dataclass(frozen=True, eq=False)
 class History:
-    """Recipes that were tried: rungs of shape (recipes, variables) and scores, NaN where they are not known yet."""
+    """Recipes that were tried: rungs of shape (recipes, variables) and scores of shape (recipes,).
+
+    A score is NaN where it is not known yet, and minus infinity where there is none, because the trial failed.
+    """
 
     rungs: Rungs
     scores: Costs
@@ -33,8 +41,20 @@ class History:
     @property
     def scored(self) -> "History":
         """Return the recipes whose scores are known."""
-        known = ~np.isnan(self.scores)
+        known = np.isfinite(self.scores)
         return History(self.rungs[known], self.scores[known])
+
+    def holds(self, rungs: Rungs) -> NDArray[np.bool_]:
+        """Return shape (recipes,): which of these were tried."""
+        return np.array([row.tobytes() in self._keys for row in rungs], dtype=bool)
+
+    def first_untried(self, rungs: Rungs) -> Rungs | None:
+        """Return shape (variables,): the first of these that was not tried, None where all were."""
+        return next(iter(rungs[~self.holds(rungs)]), None)
+
+    @cached_property
+    def _keys(self) -> set[bytes]:
+        return {row.tobytes() for row in self.rungs}
 
     def last(self, count: int) -> "History":
         """Return the recipes that were tried last."""
@@ -65,23 +85,26 @@ class Prediction:
         return self.link.drop(self.link.loss(self.guide.losses_by_method(rungs)))
 
     def weighted_problem(self) -> Problem:
-        """Return the problem with its losses weighted as the link wants it."""
-        problem, methods = self.guide.problem, self.guide.methods
-        weighted = [
-            Factor(it.variables, it.table * self.link.weight(tuple(sorted({methods[v] for v in it.variables}))))
-            for it in problem.loss
-        ]
+        """Return the problem with its losses weighted by method."""
+        problem, guide = self.guide.problem, self.guide
+        weighted = (Factor(it.variables, self.link.weight(guide.methods_of(it)) * it.table) for it in problem.loss)
         return replace(problem, loss=tuple(weighted))
 
     def corrected_problem(self, history: History) -> Problem:
-        """Return the problem with its losses weighted as the link wants it, and moved by what each rung's error is."""
-        problem = self.weighted_problem()
-        losses = self.link.loss(self.guide.losses_by_method(history.rungs))
-        ratio = float(np.mean(losses)) / self.link.power
+        """Return the problem with its losses weighted by method, and each rung's moved by how far off it is.
+
+        A drop grows as loss ** power, so that a relative error e of a drop is one of e / power of its loss. In a recipe
+        e is the sum of its rungs' errors over its norm: each rung's loss is off by its error * loss / (norm * power),
+        where loss / norm is that of the trials.
+        """
+        problem, guide = self.weighted_problem(), self.guide
+        norms = self.correction.likeness.norms(self.correction.likeness.one_hot(history.rungs))
+        losses = self.link.loss(guide.losses_by_method(history.rungs))
+        scale = float(losses.sum() / norms.sum()) / self.link.power
         moved = [
-            Factor((variable,), np.maximum(ratio * errors, -0.5 * own) - ratio * errors[0] * (errors[0] != 0))
-            for variable, (errors, own) in enumerate(
-                zip(self.correction.rung_errors(), self.guide.rung_losses, strict=True)
+            Factor((variable,), np.maximum(scale * errors, (_LEAST_LEFT - 1) * self.link.weight((method,)) * own))
+            for variable, (errors, method, own) in enumerate(
+                zip(self.correction.rung_errors(), guide.methods, guide.rung_losses, strict=True)
             )
         ]
         return Problem(problem.names, problem.sizes, (*problem.loss, *moved), problem.latency_ms)
@@ -115,7 +138,7 @@ class Proposer:
 
         `exact_before` says how many of the history came from the ladder of the first exact solve: the first few
         are taken from all over it, and so is every other one after that; between them comes what is expected to add
-        the most to the front.
+        the most to the front. Only where every recipe was tried is one proposed again.
         """
         is_turn = exact_before < self.exact_first or len(history.scores) % 2 == 0
         if is_turn and (fresh := self._from_ladder(history, exact_before)) is not None:
@@ -123,13 +146,11 @@ class Proposer:
         return self._most_promising(history, random)
 
     def _from_ladder(self, history: History, index: int) -> Rungs | None:
-        tried = {tuple(rungs) for rungs in history.rungs.tolist()}
         steps = [it for it in self.guide.ladder if it.latency_ms <= self.guide.highest_latency_ms]
         if not steps:
             return None
         wanted = round(_van_der_corput(index + 1) * (len(steps) - 1))
-        nearest = sorted(steps, key=lambda it: abs(steps.index(it) - wanted))
-        return next((np.array(it.rungs) for it in nearest if it.rungs not in tried), None)
+        return history.first_untried(as_rungs(sorted(steps, key=lambda it: abs(steps.index(it) - wanted))))
 
     def _most_promising(self, history: History, random: np.random.Generator) -> tuple[Rungs, str]:
         prediction = fit(self.guide, history)
@@ -145,7 +166,15 @@ class Proposer:
             pool, names = np.concatenate([pool, more]), [*names, *more_names]
             gains = np.concatenate([gains, more_gains])
         chosen = int(np.argmax(gains))
+        if gains[chosen] < 0 and (left := self._left_over(history)) is not None:
+            return left, LEFT_OVER
         return pool[chosen], names[chosen]
+
+    def _left_over(self, history: History) -> Rungs | None:
+        """Return a recipe that was not tried, None where all were; for a space so small that no move finds one."""
+        every = product(*map(range, self.guide.problem.sizes))
+        # Of one recipe more than were tried, one at least was not.
+        return history.first_untried(np.array(list(islice(every, len(history.rungs) + 1)), dtype=np.intp))
 
     def _ladders(self, history: History) -> list[tuple[Rungs, Sequence[str]]]:
         ladders = [(self.guide.ladder, EXACT_SOLVE), (self._solved_again(history), SOLVED_AGAIN)]
@@ -156,13 +185,11 @@ class Proposer:
         scored = history.scored
         if len(scored.scores) < 2 * self.exact_first:
             return ()
-        count = 2 ** int(np.log2(len(scored.scores)))
-        solved = self.guide.solved_again
-        if count not in solved:
-            first = scored.first(count)
-            problem = fit(self.guide, first).corrected_problem(first)
-            solved[count] = pareto(problem, _LADDER_AGAIN)
-        return solved[count]
+        first = scored.first(2 ** int(np.log2(len(scored.scores))))
+        key, solved = first.rungs.tobytes() + first.scores.tobytes(), self.guide.solved_again
+        if key not in solved:
+            solved[key] = pareto(fit(self.guide, first).corrected_problem(first), _LADDER_AGAIN)
+        return solved[key]
 
     def _front(self, history: History, prediction: Prediction) -> Costs:
         """Return shape (tried, 2), latency and score; what is not scored yet is believed to score as predicted."""
@@ -172,10 +199,11 @@ class Proposer:
         return np.stack([self.guide.problem.latency_ms_of(history.rungs), scores], 1)
 
     def _members(self, history: History, front: Costs) -> Rungs:
-        """Return the tried recipes that no other one beats, all of them where there are none."""
+        """Return the tried recipes that no other one beats, those that failed left out."""
         order = np.lexsort((-front[:, 1], front[:, 0]))
+        order = order[np.isfinite(front[order, 1])]
         rises = np.diff(np.maximum.accumulate(front[order, 1]), prepend=-np.inf) > 0
-        return history.rungs[order[rises]]
+        return np.asarray(history.rungs[order[rises]])
 
     def _gains(self, rungs: Rungs, history: History, prediction: Prediction, front: Costs) -> Costs:
         means, deviations = prediction.scores(rungs)
@@ -184,8 +212,7 @@ class Proposer:
         gains = expected_improvement(
             means, deviations, latencies_ms, front, guide.lowest_score, guide.highest_latency_ms
         )
-        tried = {row.tobytes() for row in history.rungs}
-        gains[[row.tobytes() in tried for row in rungs]] = -1.0
+        gains[history.holds(rungs)] = -1.0
         return gains
 
     @cached_property

@@ -34,11 +34,13 @@ class SolvingSampler(optuna.samplers.BaseSampler):
         """Return the proposed rung of every variable, and note on the trial who proposed it."""
         if "fixed_params" in trial.system_attrs:
             return {}
-        earlier = [it for it in study.get_trials(deepcopy=False) if it.number < trial.number and it.params]
+        earlier = [it for it in study.get_trials(deepcopy=False) if it.number < trial.number and self._is_whole(it)]
         exact_before = sum(it.user_attrs.get(PROPOSED_BY) == EXACT_SOLVE for it in earlier)
         random = np.random.default_rng(self._seed)
         rungs, name = self._proposer.propose(history_of(earlier, self._proposer.guide), exact_before, random)
         study._storage.set_trial_user_attr(trial._trial_id, PROPOSED_BY, name)
+        # Optuna gives the storage's attributes to a trial only once, before this call.
+        trial.set_user_attr(PROPOSED_BY, name)
         return dict(zip(self._proposer.guide.problem.names, rungs.tolist(), strict=True))
 
     def sample_independent(
@@ -48,10 +50,20 @@ class SolvingSampler(optuna.samplers.BaseSampler):
         independent = optuna.samplers.RandomSampler(self._seed)
         return independent.sample_independent(study, trial, param_name, param_distribution)
 
+    def _is_whole(self, trial: FrozenTrial) -> bool:
+        """Say whether the trial has a rung of every variable, as one that failed before it was proposed has not."""
+        return trial.params.keys() >= set(self._proposer.guide.problem.names)
+
 
 def history_of(trials: Sequence[FrozenTrial], guide: Guide) -> History:
-    """Return what was tried and how it scored, NaN for trials that have no score."""
+    """Return what was tried and how it scored: NaN for trials that have no score yet, -inf for those that failed."""
     names = guide.problem.names
     rows = [[it.params[name] for name in names] for it in trials]
-    scores = [it.values[guide.score_index] if it.state == TrialState.COMPLETE else float("nan") for it in trials]
+    scores = [_score(it, guide.score_index) for it in trials]
     return History(np.array(rows, dtype=np.intp).reshape(len(trials), len(names)), np.array(scores, dtype=float))
+
+
+def _score(trial: FrozenTrial, index: int) -> float:
+    if trial.state == TrialState.COMPLETE:
+        return float(trial.values[index])
+    return float("-inf" if trial.state.is_finished() else "nan")

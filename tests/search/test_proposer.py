@@ -1,0 +1,223 @@
+import itertools
+
+import numpy as np
+import pytest
+from gulliver.evaluators.factors import Factor
+from gulliver.search.correction import Correction, Likeness
+from gulliver.search.guide import Guide
+from gulliver.search.loss_link import LossLink
+from gulliver.search.problem import Problem
+from gulliver.search.proposer import EXACT_SOLVE, SOLVED_AGAIN, History, Prediction, Proposer, fit
+
+from benchmarks.search.chain_problem import chain_problem
+
+GROUPS = 12
+CHAIN = chain_problem(GROUPS, 4, seed=0)
+
+
+def guide_of(problem=CHAIN.known, highest_latency_ms=10.0):
+    return Guide(problem, tuple(range(len(problem.sizes))), 1.0, 0.5, highest_latency_ms)
+
+
+GUIDE = guide_of()
+
+
+def history_of(rungs, scores=None):
+    rungs = np.array(rungs, dtype=np.intp).reshape(-1, GROUPS)
+    return History(rungs, CHAIN.accuracy(rungs) if scores is None else np.array(scores, dtype=float))
+
+
+def random_history(count, seed=0):
+    return history_of(np.random.default_rng(seed).integers(0, 4, (count, GROUPS)))
+
+
+def propose(history, guide=None, exact_before=9, seed=0):
+    return Proposer(guide or GUIDE).propose(history, exact_before, np.random.default_rng(seed))
+
+
+def test_the_first_proposals_are_solutions_from_all_over_the_ladder():
+    solutions = [it.rungs for it in GUIDE.ladder]
+    places, history = [], history_of([])
+    for index in range(4):
+        rungs, name = Proposer(GUIDE).propose(history, index, np.random.default_rng(0))
+        assert name == EXACT_SOLVE
+        places.append(solutions.index(tuple(rungs.tolist())))
+        history = history_of([*history.rungs.tolist(), rungs.tolist()])
+    # 1/2, 1/4, 3/4 and 1/8 of the way.
+    last = len(solutions) - 1
+    assert places == [round(share * last) for share in (0.5, 0.25, 0.75, 0.125)]
+
+
+def test_a_solution_that_was_tried_is_replaced_by_the_nearest():
+    solutions = [it.rungs for it in GUIDE.ladder]
+    middle = round(0.5 * (len(solutions) - 1))
+    rungs, _ = propose(history_of([solutions[middle]]), exact_before=0)
+    assert abs(solutions.index(tuple(rungs.tolist())) - middle) == 1
+
+
+def test_the_same_history_and_seed_give_the_same_proposal():
+    history = random_history(20)
+    found = [propose(history, seed=seed) for seed in (3, 3)]
+    assert found[0][0].tolist() == found[1][0].tolist()
+    assert found[0][1] == found[1][1]
+
+
+def test_a_guide_that_served_another_history_gives_the_same_proposal():
+    used, fresh = guide_of(), guide_of()
+    propose(random_history(20, seed=1), used)
+    assert propose(random_history(20), used)[0].tolist() == propose(random_history(20), fresh)[0].tolist()
+
+
+def test_every_proposal_says_who_made_it():
+    names = {propose(random_history(count), seed=count)[1] for count in (1, 2, 5, 8, 13, 20, 30)}
+    assert names <= {EXACT_SOLVE, SOLVED_AGAIN, "change one", "change a segment", "trade"}
+
+
+def test_recipes_of_a_batch_are_believed_to_score_as_predicted_so_that_the_next_one_is_another():
+    history, batch = random_history(12), []
+    for _ in range(4):
+        rungs, _ = propose(history)
+        batch.append(tuple(rungs.tolist()))
+        history = history_of([*history.rungs.tolist(), rungs.tolist()], [*history.scores, np.nan])
+    assert len(set(batch)) == 4
+    latencies = CHAIN.known.latency_ms_of(np.array(batch))
+    # Apart by more than the least step of the front's ladder, not four of one place.
+    assert np.ptp(latencies) > 0.1
+
+
+def test_a_failed_recipe_is_not_proposed_again_and_teaches_nothing():
+    history = random_history(12)
+    promising, _ = propose(history)
+    again, _ = propose(history_of([*history.rungs, promising], [*history.scores, -np.inf]))
+    assert again.tolist() != promising.tolist()
+    other = random_history(1, seed=5).rungs[0]
+    unmoved, _ = propose(history_of([*history.rungs, other], [*history.scores, -np.inf]))
+    assert unmoved.tolist() == promising.tolist()
+
+
+@pytest.mark.parametrize("scores", [[-np.inf] * 9, [np.nan] * 9, [1.0] * 9, [0.0] * 9])
+def test_scores_that_say_nothing_break_nothing(scores):
+    history = random_history(9)
+    rungs, _ = propose(history_of(history.rungs, scores))
+    assert not History(history.rungs, history.scores).holds(rungs[None])[0]
+
+
+def test_a_proposal_keeps_within_the_latency_that_counts():
+    rungs, history = random_history(10).rungs.tolist(), random_history(10)
+    for seed in range(8):
+        proposed, _ = propose(history, guide_of(highest_latency_ms=4.0), exact_before=seed, seed=seed)
+        assert CHAIN.known.latency_ms_of(proposed[None])[0] < 4.0
+        rungs.append(proposed.tolist())
+        history = history_of(rungs)
+
+
+def test_a_latency_that_no_recipe_keeps_within_is_answered_by_the_fastest_recipes():
+    guide = guide_of(highest_latency_ms=0.01)
+    rungs, _ = propose(history_of([]), guide, exact_before=0)
+    assert tuple(rungs.tolist()) == guide.ladder[0].rungs
+
+
+def small_problem(*sizes):
+    loss = tuple(Factor((it,), np.linspace(0.0, 1.0, size)) for it, size in enumerate(sizes))
+    latency = tuple(Factor((it,), np.linspace(2.0, 1.0, size)) for it, size in enumerate(sizes))
+    return Problem(tuple(f"precision/{it}" for it in range(len(sizes))), tuple(sizes), loss, latency)
+
+
+@pytest.mark.parametrize("sizes", [(2,), (7,), (1,), (1, 3), (3, 2, 2), (2, 2, 2, 2, 2)])
+def test_a_small_space_is_tried_out_before_anything_is_tried_again(sizes):
+    problem = small_problem(*sizes)
+    guide = guide_of(problem, highest_latency_ms=float(2 * len(sizes)))
+    size = int(np.prod(sizes))
+    tried: list[tuple[int, ...]] = []
+    for index in range(size + 2):
+        rungs = np.array(tried, dtype=np.intp).reshape(-1, len(sizes))
+        scores = 1 - problem.loss_of(rungs) / (2 * len(sizes))
+        proposed, _ = propose(History(rungs, scores), guide, exact_before=index, seed=index)
+        tried.append(tuple(proposed.tolist()))
+    assert set(tried[:size]) == set(itertools.product(*map(range, sizes)))
+    assert set(tried[size:]) <= set(tried[:size])
+
+
+def test_a_recipe_that_no_move_reaches_is_found_where_it_is_the_last():
+    # Moves change a rung or two of what was tried; all that they reach from here was tried.
+    problem = small_problem(*[2] * GROUPS)
+    every = np.array(list(itertools.product(range(2), repeat=GROUPS)), dtype=np.intp)
+    last = 1234
+    history = History(np.delete(every, last, 0), np.full(len(every) - 1, -np.inf))
+    rungs, _ = propose(history, guide_of(problem, 24.0))
+    assert rungs.tolist() == every[last].tolist()
+
+
+def prediction_of(guide, rungs, errors, link=None):
+    likeness = Likeness(guide.rung_losses)
+    one_hot = likeness.one_hot(rungs)
+    covariances = likeness.covariances(one_hot, one_hot)
+    link = link or LossLink({"": 1.0, "precision": 1.0}, 1.0, 0.5, 1.0)
+    return Prediction(guide, link, Correction(likeness, one_hot, covariances, errors, 0.1, 0.75, 0.03))
+
+
+def test_a_score_is_the_original_less_the_corrected_drop():
+    rungs = random_history(6).rungs
+    prediction = prediction_of(GUIDE, rungs, np.zeros(6))
+    means, deviations = prediction.scores(rungs)
+    # Of a link of scale 1, power 1/2 and range 1; an error of 1 is the drop, and 1% of the range.
+    drops = 1 - np.exp(-(CHAIN.known.loss_of(rungs) ** 0.5))
+    assert means == pytest.approx(1.0 - drops)
+    assert deviations == pytest.approx((drops + 0.01) * prediction.correction.predict(rungs)[1])
+    disappointed = prediction_of(GUIDE, rungs, np.full(6, 0.2))
+    assert disappointed.scores(rungs)[0] == pytest.approx(
+        1.0 - drops - (drops + 0.01) * disappointed.correction.predict(rungs)[0]
+    )
+
+
+def test_relative_errors_of_drops_are_moved_into_the_losses_of_rungs():
+    # Two variables tried one at a time, so that each error is one rung's: norm and loss are equal, and an error of
+    # the drop of 10% is one of 20% of the loss where drops grow with its square root.
+    problem = small_problem(2, 2)
+    guide = guide_of(problem, 4.0)
+    rungs = np.array([[1, 0], [0, 1]])
+    prediction = prediction_of(guide, rungs, np.array([0.1, 0.0]))
+    errors = [it[1] for it in prediction.correction.rung_errors()]
+    corrected = prediction.corrected_problem(History(rungs, np.zeros(2)))
+    assert corrected.loss_of(rungs).tolist() == pytest.approx([1.0 + 2 * errors[0], 1.0 + 2 * errors[1]])
+    # Nearly the whole error is the rung's, the rest is the prior's and the noise's.
+    assert 0.06 < errors[0] < 0.1
+    assert corrected.loss_of(np.zeros((1, 2), dtype=int)).tolist() == [0.0]
+    assert corrected.latency_ms is problem.latency_ms
+
+
+def test_the_corrected_problem_does_not_depend_on_the_unit_of_losses():
+    rungs, errors = random_history(9).rungs, np.random.default_rng(0).normal(0.0, 0.3, 9)
+    corrected = []
+    for unit in (1.0, 1e-3):
+        tables = tuple(Factor(it.variables, unit * it.table) for it in CHAIN.known.loss)
+        guide = guide_of(Problem(CHAIN.known.names, CHAIN.known.sizes, tables, CHAIN.known.latency_ms))
+        prediction = prediction_of(guide, rungs, errors)
+        corrected.append(prediction.corrected_problem(History(rungs, errors)).loss_of(rungs) / unit)
+    assert corrected[0] == pytest.approx(corrected[1])
+    assert np.abs(corrected[0] - CHAIN.known.loss_of(rungs)).max() > 0.01
+
+
+def test_losses_are_weighted_by_method_and_never_lose_more_than_half_by_a_correction():
+    problem = small_problem(2, 2)
+    guide = guide_of(Problem(("precision/a", "sparsity/a"), (2, 2), problem.loss, problem.latency_ms), 4.0)
+    rungs = np.array([[1, 0], [0, 1], [1, 1]])
+    link = LossLink({"precision": 1.0, "sparsity": 3.0}, 1.0, 1.0, 1.0)
+    weighted = prediction_of(guide, rungs, np.zeros(3), link).corrected_problem(History(rungs, np.zeros(3)))
+    assert weighted.loss_of(rungs).tolist() == [1.0, 3.0, 4.0]
+    lucky = prediction_of(guide, rungs, np.full(3, -20.0), link).corrected_problem(History(rungs, np.zeros(3)))
+    assert lucky.loss_of(rungs).tolist() == [0.5, 1.5, 2.0]
+
+
+def test_a_prediction_improves_with_what_was_tried():
+    others, errors = random_history(200, seed=1), []
+    for count in (0, 10, 100):
+        means, _ = fit(GUIDE, random_history(count)).scores(others.rungs)
+        errors.append(float(np.abs(means - others.scores).mean()))
+    assert errors == sorted(errors, reverse=True)
+
+
+def test_most_scores_are_within_two_of_the_deviations_that_are_stated():
+    others = random_history(200, seed=1)
+    means, deviations = fit(GUIDE, random_history(40)).scores(others.rungs)
+    assert (np.abs(means - others.scores) < 2 * deviations).mean() > 0.8
