@@ -86,12 +86,13 @@ def test_recipes_of_a_batch_are_believed_to_score_as_predicted_so_that_the_next_
 
 
 def test_a_failed_recipe_is_not_proposed_again_and_teaches_nothing():
-    history = random_history(12)
+    history = random_history(13)
     promising, _ = propose(history)
-    again, _ = propose(history_of([*history.rungs, promising], [*history.scores, -np.inf]))
+    other, another = random_history(2, seed=5).rungs
+    # Two more each time, since every other trial is a step of the ladder.
+    again, _ = propose(history_of([*history.rungs, promising, other], [*history.scores, -np.inf, -np.inf]))
     assert again.tolist() != promising.tolist()
-    other = random_history(1, seed=5).rungs[0]
-    unmoved, _ = propose(history_of([*history.rungs, other], [*history.scores, -np.inf]))
+    unmoved, _ = propose(history_of([*history.rungs, other, another], [*history.scores, -np.inf, -np.inf]))
     assert unmoved.tolist() == promising.tolist()
 
 
