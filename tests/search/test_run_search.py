@@ -156,6 +156,55 @@ def test_the_same_command_on_a_finished_search_gives_the_same_result_without_sco
     assert (out / "front.csv").read_bytes() == front
 
 
+def test_a_finished_search_is_solved_for_another_budget_without_scoring_anything(searched, cache, tmp_path):
+    out, _ = searched
+    scores = (out / "scores.jsonl").read_bytes()
+    result = gulliver(out.parent, cache, "solve", "run=run", "steps=5", f"out={tmp_path}")
+    assert result.returncode == 0, result.stderr
+    assert (out / "scores.jsonl").read_bytes() == scores
+    steps = [read_recipe(path) for path in sorted(tmp_path.glob("step-*.yaml"))]
+    latencies = [recipe.found_for.predicted["latency_ms"] for recipe in steps]
+    assert latencies == sorted(latencies)
+    assert len(steps) >= 3
+    assert "for the budget" in result.stdout
+    limit_ms = (latencies[0] + latencies[-1]) / 2
+    result = gulliver(
+        out.parent, cache, "solve", "run=run", f"budget.max_latency_ms={limit_ms}", f"out={tmp_path / 'limited'}"
+    )
+    assert result.returncode == 0, result.stderr
+    best = read_recipe(tmp_path / "limited" / "best.yaml")
+    assert latencies[0] <= best.found_for.predicted["latency_ms"] <= limit_ms
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "run must be given, as in run=DIR"),
+        (("run=nowhere",), "run must be the folder of a search that `gulliver search` made"),
+        (("run=run", "steps=1"), "`steps >= 2` must hold, whole, but it is 1"),
+        (("run=run", "budget.max_latency_ms=1e-6"), "no recipe of this space is faster"),
+    ],
+)
+def test_what_cannot_be_solved_again_is_one_line_and_exit_status_2(searched, cache, arguments, message):
+    out, _ = searched
+    result = gulliver(out.parent, cache, "solve", *arguments)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_the_sensitivities_are_a_table_and_a_heat_map_and_are_judged_by_the_trials(searched):
+    out, stdout = searched
+    losses = pandas.read_csv(out / "sensitivities.csv")
+    assert (losses["loss"] >= 0).all()
+    assert set(losses["method"]) == {"direct"}
+    assert (out / "sensitivities.png").stat().st_size > 0
+    summary = json.loads((out / "summary.json").read_text())
+    assert set(summary["rank_correlation"]) == {"direct", "gradient"}
+    assert all(-1 <= value <= 1 for value in summary["rank_correlation"].values())
+    assert "rank correlation of predicted losses" in stdout
+
+
 def test_a_space_without_a_choice_is_one_line_and_exit_status_2(searched, cache, tmp_path):
     empty = ["space.bits=[]", "space.max_ratio=0", "space.ranks=[]"]
     result = gulliver(tmp_path, cache, "search", *QUICK, *empty, "out=run")
