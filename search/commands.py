@@ -167,9 +167,8 @@ def _search_seeds(job: SearchJob) -> Any:
         return _search(shared, seed, out)
 
     results = search_seeds(search, job.seeds, job.out)
-    say(
-        f"\nthe best recipe of each seed as measured, and the front as searched\n{seed_table([*map(outcome, results)])}"
-    )
+    table = seed_table([*map(outcome, results)])
+    say(f"\nthe best recipe of each seed as {results[0].how}, and the front as searched\n{table}")
     return best_result(results)
 
 
