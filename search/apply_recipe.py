@@ -1,14 +1,15 @@
-"""Apply a recipe to a task's network: export it, score it on both splits, measure it beside the original."""
+"""Apply a recipe to a task's network: export it, score it on both splits, measure or price it beside the original."""
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from gulliver.compressors.compress import read_original
-from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
-from gulliver.search.finalists import Bench, Measured
+from gulliver.evaluators.latency.target import Target
+from gulliver.search.bench import make_bench
+from gulliver.search.finalists import Measured
+from gulliver.search.units import ms
 from gulliver.spaces.network_identity import check_recipe
 from gulliver.spaces.recipe import Recipe
 from gulliver.tasks.cache import write_atomically
@@ -16,7 +17,7 @@ from gulliver.tasks.protocol import Task
 
 
 def apply_recipe(
-    recipe: Recipe, task: Task, target: CpuOpenvino, out: Path, say: Callable[[str], None]
+    recipe: Recipe, task: Task, target: Target, out: Path, say: Callable[[str], None]
 ) -> dict[str, Measured]:
     """Return the measurements of the recipe's network and of the originals; `out` gets the exported models.
 
@@ -26,27 +27,23 @@ def apply_recipe(
     check_recipe(recipe, original.graph, original.network)
     kinds = {name: layer.kind for name, layer in original.graph.layers.items()}
     target.capabilities.check(recipe, kinds, target.name)
-    bench = Bench(original, target, out)
-    exported = bench.baselines() | {"recipe": bench.export(f"recipe-{recipe.key}", recipe, target.float_type)}
+    bench = make_bench(original, target, out)
+    exported = bench.baselines() | {"recipe": bench.export(f"recipe-{recipe.key}", recipe)}
     measured = bench.measure(exported)
     _write(out, measured)
     base = measured["baseline"]
-    for name, label in (
-        ("baseline", "OpenVINO fp32"),
-        ("bf16", "OpenVINO bf16"),
-        ("recipe", f"recipe {recipe.key[:8]}"),
-    ):
+    for name, label in (bench.labels | {"recipe": f"recipe {recipe.key[:8]}"}).items():
         it = measured[name]
         say(
-            f"{label:18} accuracy {it.accuracy_search:.4f} search {it.accuracy_test:.4f} test, "
-            f"{it.latency_ms:7.2f} ms ({base.latency_ms / it.latency_ms:.2f}x, {target.conditions}), "
+            f"{label:20} accuracy {it.accuracy_search:.4f} search {it.accuracy_test:.4f} test, "
+            f"{ms(it.latency_ms):>7} ms {it.how} ({base.latency_ms / it.latency_ms:.2f}x, {target.conditions}), "
             f"{it.size_bytes / 1000:.0f} KB"
         )
-    say(f"exported model     {exported['recipe'].path}")
+    say(f"exported model       {exported['recipe'].path or exported['recipe'].not_exported}")
     return measured
 
 
 def _write(out: Path, measured: dict[str, Measured]) -> None:
-    entries: dict[str, Any] = {name: asdict(it) for name, it in measured.items()}
+    entries: dict[str, Any] = {name: it.entries for name, it in measured.items()}
     text = json.dumps(entries, indent=2) + "\n"
     write_atomically(out / "apply.json", lambda temporary: temporary.write_text(text))

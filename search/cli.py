@@ -7,7 +7,7 @@ COMMANDS = {
     "solve": "solve a finished search for another budget or target, scoring nothing: run=DIR budget.max_latency_ms=...",
     "apply": "apply a recipe: recipe=FILE task=... out=DIR; exports the network, scores and measures it",
     "calibrate": "measure this machine's kernel times and fit the latency model: target=... task=...",
-    "show": "print a recipe: recipe=FILE",
+    "show": "print a recipe: recipe=FILE; with target=... task=... its kernel calls and what bounds each",
     "predict": "predict kernel times of Ascend and NVIDIA chips: kernels=FILE.csv out=FILE.csv [mode=model|nearest]",
 }
 HELP = """Gulliver finds the fastest compressed form of a trained network that meets an accuracy bar on a target.

@@ -53,10 +53,12 @@ class CalibrateJob:
 
 @dataclass(frozen=True)
 class ShowJob:
-    """A recipe that was read."""
+    """A recipe that was read, and, unless both are None, the task and the target whose plan is asked for."""
 
     path: Path
     recipe: Any
+    task: Any
+    target: Any
 
 
 @dataclass(frozen=True)
@@ -144,8 +146,12 @@ def build_calibrate(config: dict[str, Any]) -> CalibrateJob:
 
 def build_show(config: dict[str, Any]) -> ShowJob:
     """Return the recipe to show; raises InputError where its file is not one."""
-    check_keys(config, ["recipe"], "")
-    return ShowJob(Path(str(config["recipe"])), _read(config))
+    check_keys(config, ["recipe", "task", "target"], "")
+    recipe, given = _read(config), [key for key in ("task", "target") if config.get(key)]
+    if len(given) == 1:
+        raise InputError(f"task and target must be given together, but {given[0]} is alone")
+    task, target = (build_target(config[key], key) for key in given) if given else (None, None)
+    return ShowJob(Path(str(config["recipe"])), recipe, task, target)
 
 
 def build_predict(config: dict[str, Any]) -> PredictJob:
@@ -207,9 +213,8 @@ def _search_seeds(job: SearchJob) -> Any:
         return _search(shared, seed, out)
 
     results = search_seeds(search, job.seeds, job.out)
-    say(
-        f"\nthe best recipe of each seed as measured, and the front as searched\n{seed_table([*map(outcome, results)])}"
-    )
+    table = seed_table([*map(outcome, results)])
+    say(f"\nthe best recipe of each seed as {results[0].how}, and the front as searched\n{table}")
     return best_result(results)
 
 
@@ -249,10 +254,11 @@ def run_calibrate_job(job: CalibrateJob) -> None:
 
 
 def run_show_job(job: ShowJob) -> None:
-    """Print the recipe."""
+    """Print the recipe, or the kernel calls that it becomes on the target."""
+    from gulliver.search.show_plan import show_plan
     from gulliver.search.show_recipe import show_recipe
 
-    say(show_recipe(job.recipe))
+    say(show_recipe(job.recipe) if job.target is None else show_plan(job.recipe, job.task, job.target))
 
 
 def run_predict_job(job: PredictJob) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from gulliver.search.finalists import Measured
 from gulliver.search.settings import Budget
 from gulliver.search.study import Candidate
+from gulliver.search.units import ms
 
 # The entries of a budget, and the cost that each limits.
 _LIMITED = {"max_drop": "drop", "max_latency_ms": "latency_ms", "max_size_bytes": "size_bytes"}
@@ -56,7 +57,7 @@ class Explanation:
 def measured_costs(name: str, measured: Measured, original_accuracy: float) -> Known:
     """Return what an exported network costs, its accuracy lost on the test split."""
     drop = original_accuracy - measured.accuracy_test
-    return Known(name, drop, measured.latency_ms, measured.size_bytes, "measured")
+    return Known(name, drop, measured.latency_ms, measured.size_bytes, measured.how)
 
 
 def modelled_costs(name: str, candidate: Candidate, original_accuracy: float, drift: float) -> Known:
@@ -123,7 +124,7 @@ def _missed(known: Known, budget: Budget) -> list[str]:
 
 
 def _costs(known: Known) -> str:
-    return f"{known.drop:.4f} at {known.latency_ms:.2f} ms and {known.size_bytes / 1000:.0f} KB"
+    return f"{known.drop:.4f} at {ms(known.latency_ms)} ms and {known.size_bytes / 1000:.0f} KB"
 
 
 def _round_up(value: float) -> float:

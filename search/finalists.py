@@ -1,43 +1,32 @@
-"""Finalists: recipes of the front that are fine-tuned, exported, scored on both splits, and measured."""
+"""Finalists: recipes of the front that are fine-tuned, exported, scored on both splits, and measured or modelled."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
 from math import isnan
 from pathlib import Path
+from typing import Any
 
-from gulliver.compressors.compress import Original, compress, is_thinned
-from gulliver.compressors.export import save_openvino, to_openvino
-from gulliver.evaluators.accuracy import paired_standard_error, sample_scores, score
-from gulliver.evaluators.exported import OpenvinoModule
-from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
-from gulliver.evaluators.latency.measurement import Timing, compile_openvino, measure
-from gulliver.search.bootstrap import drop_interval
+from gulliver.compressors.compress import is_thinned
 from gulliver.search.settings import Budget, FinalistSettings
 from gulliver.search.study import Candidate
 from gulliver.spaces.recipe import Recipe
-from gulliver.spaces.space import untouched
-from gulliver.tasks.cache import write_atomically
 from gulliver.tasks.errors import InputError
-from gulliver.tasks.protocol import Split
-from torch import Tensor
 
-BASELINES = {"baseline": "float32", "bf16": "bfloat16"}
-_MODEL_FILE = "model.xml"
-_SPLITS: tuple[Split, Split] = ("search", "test")
+MEASURED = "measured"
 
 
 @dataclass(frozen=True)
 class Exported:
-    """An exported network: the accuracies of the file itself, and the bytes that it takes on the disk.
+    """A finished network: the accuracies of the exported file itself, and the bytes that it takes on the disk.
 
+    On a modelled target they are of the simulated network, `modelled_latency_ms` is not None, and `path` may be: then
+    `not_exported` says why.
     `drop_standard_error` is that of the accuracy lost on the search split, sample by sample against the original;
     `drop_test_low` and `drop_test_high` are the 95% bootstrap interval of what is lost on the test split, None where
     the metric is no mean of samples.
     """
 
-    path: str
+    path: str | None
     accuracy_search: float
     accuracy_test: float
     size_bytes: int
@@ -45,28 +34,46 @@ class Exported:
     drop_standard_error: float
     drop_test_low: float | None = None
     drop_test_high: float | None = None
+    modelled_latency_ms: float | None = None
+    not_exported: str = ""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured of an exported network; latencies are quantiles of CPU time.
+    """What is known of a finished network; latencies are quantiles of CPU time.
 
+    Where `how` is "modelled" nothing was measured: the latency is the target's model's, and has no quantiles.
     `drop_test_low` and `drop_test_high` are as in `Exported`.
     """
 
     accuracy_search: float
     accuracy_test: float
     latency_ms: float
-    latency_p10_ms: float
-    latency_p90_ms: float
+    latency_p10_ms: float | None
+    latency_p90_ms: float | None
     size_bytes: int
     drop_test_low: float | None = None
     drop_test_high: float | None = None
+    how: str = MEASURED
+
+    @property
+    def entries(self) -> dict[str, Any]:
+        """Return what is known under names that tell a modelled latency from a measured one."""
+        values = asdict(self)
+        del values["how"]
+        if self.how == MEASURED:
+            return values
+        quantiles = ("latency_p10_ms", "latency_p90_ms")
+        return {
+            f"{self.how}_{name}" if name == "latency_ms" else name: value
+            for name, value in values.items()
+            if name not in quantiles
+        }
 
 
 @dataclass(frozen=True)
 class Finalist:
-    """A recipe with what was predicted of it and what was measured.
+    """A recipe with what was predicted of it and what is known since it was made.
 
     `promising` says whether the search split alone lets one expect that it keeps the budget.
     """
@@ -74,69 +81,13 @@ class Finalist:
     recipe: Recipe
     predicted_latency_ms: float
     measured: Measured
-    model_path: Path
+    model_path: Path | None
     promising: bool
 
     @property
     def prediction_error(self) -> float:
         """Return the relative error of the predicted latency, negative where it was too low."""
         return self.predicted_latency_ms / self.measured.latency_ms - 1
-
-
-@dataclass(frozen=True)
-class Bench:
-    """Where finalists are made: the network, the target, and the folder that exported models go to."""
-
-    original: Original
-    target: CpuOpenvino
-    folder: Path
-
-    def export(self, name: str, recipe: Recipe, float_type: str, half: bool = True) -> Exported:
-        """Return the recipe's network exported and scored on both splits; made once, then read from the folder."""
-        folder = self.folder / name
-        record = folder / "exported.json"
-        if record.exists():
-            return Exported(**json.loads(record.read_text()))
-        model = to_openvino(compress(self.original, recipe), self.original.task.example_inputs, self.target.batch)
-        path = folder / _MODEL_FILE
-        size_bytes = save_openvino(model, path, half)
-        exported = self._score(path, size_bytes, float_type)
-        write_atomically(record, lambda temporary: temporary.write_text(json.dumps(asdict(exported))))
-        return exported
-
-    def _score(self, path: Path, size_bytes: int, float_type: str) -> Exported:
-        task, module = self.original.task, OpenvinoModule(path, float_type)
-        samples = {split: sample_scores(task, module, split) for split in _SPLITS}
-        means = {
-            split: score(task, module, split) if scores is None else float(scores.mean())
-            for split, scores in samples.items()
-        }
-        original = self._original_scores
-        error = paired_standard_error(samples["search"], original["search"])
-        interval = drop_interval(original["test"], samples["test"]) or (None, None)
-        return Exported(str(path), means["search"], means["test"], size_bytes, float_type, error, *interval)
-
-    @cached_property
-    def _original_scores(self) -> dict[Split, Tensor | None]:
-        """The original's score of every sample of both splits."""
-        return {split: sample_scores(self.original.task, self.original.task.model, split) for split in _SPLITS}
-
-    def baselines(self) -> dict[str, Exported]:
-        """Return the untouched network exported for fp32 and for bf16."""
-        recipe = untouched(self.original.graph)
-        return {
-            name: self.export(name, recipe, float_type, half=float_type != "float32")
-            for name, float_type in BASELINES.items()
-        }
-
-    def measure(self, exported: dict[str, Exported]) -> dict[str, Measured]:
-        """Return the measurements of all exported networks, their inferences interleaved."""
-        inputs = tuple(tensor[: self.target.batch] for tensor in self.original.calibration[0])
-        compiled = {
-            name: compile_openvino(it.path, it.float_type, self.target.threads) for name, it in exported.items()
-        }
-        timings = measure(compiled, inputs, self.target.repetitions)
-        return {name: _measured(exported[name], timings[name]) for name in exported}
 
 
 def choose_finalists(
@@ -205,16 +156,3 @@ def best_finalist(finalists: Sequence[Finalist], baseline: Measured, budget: Bud
         # A score that is no number is greater than none and less than none, so it goes last by itself.
         best = max(finalists, key=lambda it: (not isnan(it.measured.accuracy_search), it.measured.accuracy_search))
     return best, within_budget(best.measured, baseline, budget)
-
-
-def _measured(exported: Exported, timing: Timing) -> Measured:
-    return Measured(
-        accuracy_search=exported.accuracy_search,
-        accuracy_test=exported.accuracy_test,
-        latency_ms=timing.median_ms,
-        latency_p10_ms=timing.p10_ms,
-        latency_p90_ms=timing.p90_ms,
-        size_bytes=exported.size_bytes,
-        drop_test_low=exported.drop_test_low,
-        drop_test_high=exported.drop_test_high,
-    )

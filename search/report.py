@@ -6,12 +6,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from gulliver.search.finalists import Measured
+from gulliver.search.finalists import MEASURED, Measured
 from gulliver.search.result import Result
 from gulliver.search.study import Candidate
+from gulliver.search.units import ms
 from gulliver.spaces.recipe import Recipe
 from gulliver.tasks.cache import write_atomically
 
+_ORIGINALS = (("D", "black"), ("s", "tab:green"))
 ARTIFACTS = ["recipes", "front.csv", "front.png", "summary.json", "trials.parquet"]
 
 
@@ -39,7 +41,7 @@ def write_summary(out: Path, summary: dict[str, Any]) -> None:
 
 
 def draw_front(out: Path, candidates: Sequence[Candidate], result: Result, conditions: str) -> None:
-    """Write front.png: every trial and the front as simulated, the finalists and the originals as measured."""
+    """Write front.png: every trial and the front as simulated, finalists and originals as measured or modelled."""
     import matplotlib.figure
 
     figure = matplotlib.figure.Figure(figsize=(8, 5), layout="constrained")
@@ -54,10 +56,11 @@ def draw_front(out: Path, candidates: Sequence[Candidate], result: Result, condi
         c="tab:blue",
         label="front before fine-tuning (latency modelled, search split)",
     )
-    _mark(axes, [it.measured for it in result.finalists], "o", "tab:orange", "finalists (measured, test split)")
+    finalists = f"finalists (latency {result.how}, test split)"
+    _mark(axes, [it.measured for it in result.finalists], "o", "tab:orange", finalists)
     _mark(axes, [result.best.measured], "*", "tab:red", "best", 200)
-    _mark(axes, [result.bf16], "s", "tab:green", "OpenVINO bf16")
-    _mark(axes, [result.baseline], "D", "black", "OpenVINO fp32")
+    for (label, it), (marker, color) in zip(result.originals.items(), _ORIGINALS, strict=False):
+        _mark(axes, [it], marker, color, label)
     axes.set_xlabel(f"latency, ms ({conditions})")
     axes.set_ylabel("accuracy")
     axes.set_title(f"{result.summary['task']} on {result.summary['target']}, seed {result.summary['seed']}")
@@ -72,30 +75,37 @@ def front_table(result: Result, conditions: str) -> str:
     rows = [f"the front as searched ({conditions})", columns]
     for candidate in result.front:
         scores = candidate.scores
-        row = f"{candidate.recipe.key[:8]:10}{scores.accuracy_search:>10.4f}{scores.latency_ms:>13.2f}"
+        row = f"{candidate.recipe.key[:8]:10}{scores.accuracy_search:>10.4f}{ms(scores.latency_ms):>13}"
         rows.append(f"{row}{scores.size_bytes / 1000:>13.0f}  {candidate.proposed_by}")
     return "\n".join(rows)
 
 
 def finalist_table(result: Result, conditions: str) -> str:
-    """Return the originals and the finalists as measured, fastest last, each finalist with its prediction."""
-    columns = f"{'':24}{'search':>8}{'test':>8}{'lost on test, 95%':>19}{'ms':>8}{'p10..p90':>14}{'faster':>8}{'KB':>7}"
-    columns += f"{'predicted':>11}{'error':>8}"
-    rows = [f"exported and measured ({conditions}, accuracy on both splits)", columns]
-    rows.append(_line("OpenVINO fp32", result.baseline, result.baseline))
-    rows.append(_line("OpenVINO bf16", result.bf16, result.baseline))
+    """Return the originals and the finalists, fastest last; measured ones each with what was predicted."""
+    is_measured = result.how == MEASURED
+    columns = f"{'':24}{'search':>8}{'test':>8}{'lost on test, 95%':>19}"
+    columns += f"{'ms':>8}{'p10..p90':>14}" if is_measured else f"{'modelled ms':>13}"
+    columns += f"{'faster':>8}{'KB':>7}" + f"{'predicted':>11}{'error':>8}" * is_measured
+    title = "exported and measured" if is_measured else "simulated, latency modelled and not measured"
+    rows = [f"{title} ({conditions}, accuracy on both splits)", columns]
+    rows += [_line(label, it, result.baseline) for label, it in result.originals.items()]
     for finalist in sorted(result.finalists, key=lambda it: -it.measured.latency_ms):
         name = f"recipe {finalist.recipe.key[:8]}" + (" (best)" if finalist is result.best else "")
-        prediction = f"{finalist.predicted_latency_ms:>8.2f} ms{finalist.prediction_error:>+8.1%}"
-        rows.append(_line(name, finalist.measured, result.baseline) + prediction)
+        prediction = f"{ms(finalist.predicted_latency_ms):>8} ms{finalist.prediction_error:>+8.1%}"
+        rows.append(_line(name, finalist.measured, result.baseline) + prediction * is_measured)
     return "\n".join(rows)
 
 
 def _line(name: str, measured: Measured, base: Measured) -> str:
-    spread = f"{measured.latency_p10_ms:.2f}..{measured.latency_p90_ms:.2f}"
     accuracies = f"{measured.accuracy_search:>8.4f}{measured.accuracy_test:>8.4f}{_interval(measured):>19}"
-    latency = f"{measured.latency_ms:>8.2f}{spread:>14}{base.latency_ms / measured.latency_ms:>7.2f}x"
-    return f"{name:24}{accuracies}{latency}{measured.size_bytes / 1000:>7.0f}"
+    faster = f"{base.latency_ms / measured.latency_ms:>7.2f}x{measured.size_bytes / 1000:>7.0f}"
+    return f"{name:24}{accuracies}{_latency(measured)}{faster}"
+
+
+def _latency(measured: Measured) -> str:
+    if measured.latency_p10_ms is None or measured.latency_p90_ms is None:
+        return f"{ms(measured.latency_ms):>13}"
+    return f"{ms(measured.latency_ms):>8}{f'{ms(measured.latency_p10_ms)}..{ms(measured.latency_p90_ms)}':>14}"
 
 
 def _interval(measured: Measured) -> str:

@@ -1,5 +1,6 @@
 """What a search returns."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from gulliver.search.study import Candidate
 class Result:
     """The front of the search, its finalists, and the best of them beside the untouched network.
 
+    `originals` are the untouched networks by label: the first is the baseline, the last is in the target's own float
+    type.
     `within_budget` is False where no finalist keeps the budget on the test split; `best` is then the closest,
     `explanation` says line by line why and what to relax, and `binding_layers` are the layers that it names.
     """
@@ -23,6 +26,20 @@ class Result:
     within_budget: bool
     explanation: tuple[str, ...]
     binding_layers: tuple[str, ...]
-    baseline: Measured
-    bf16: Measured
+    originals: Mapping[str, Measured]
     summary: dict[str, Any]
+
+    @property
+    def baseline(self) -> Measured:
+        """Return the untouched network that recipes are compared with."""
+        return next(iter(self.originals.values()))
+
+    @property
+    def in_float(self) -> Measured:
+        """Return the untouched network in the type that fallbacks run in, which a recipe must beat."""
+        return [*self.originals.values()][-1]
+
+    @property
+    def how(self) -> str:
+        """Return how the finalists' latencies are known: measured, or modelled."""
+        return self.best.measured.how

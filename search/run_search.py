@@ -9,13 +9,13 @@ from typing import Any
 
 from gulliver.compressors.compress import Original, read_original
 from gulliver.evaluators.accuracy import check_task
-from gulliver.evaluators.latency.calibration import calibrate_space
-from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
 from gulliver.evaluators.latency.price_tables import call_tables, price
+from gulliver.evaluators.latency.target import Target
+from gulliver.search.bench import Bench, make_bench
 from gulliver.search.binding_layers import binding_layers
 from gulliver.search.explain import Explanation, explain, explanation_lines, measured_costs, modelled_costs
 from gulliver.search.finalists import (
-    Bench,
+    MEASURED,
     Exported,
     Finalist,
     Measured,
@@ -47,6 +47,7 @@ from gulliver.search.sensitivity_report import rank_correlations, save_sensitivi
 from gulliver.search.settings import SearchSettings
 from gulliver.search.study import STUDY_FILE, Candidate, Study, front, open_study
 from gulliver.search.tracking import Tracker, TrackingSettings
+from gulliver.search.units import ms
 from gulliver.spaces.recipe import FoundFor, Recipe
 from gulliver.spaces.space import Space, untouched
 from gulliver.tasks.protocol import Task, TrainingTask
@@ -57,7 +58,7 @@ _VERSIONED = ("gulliver", "torch", "openvino", "optuna")
 
 
 def run_search(
-    task: Task, target: CpuOpenvino, settings: SearchSettings, tracking: TrackingSettings, out: Path, say: Say
+    task: Task, target: Target, settings: SearchSettings, tracking: TrackingSettings, out: Path, say: Say
 ) -> Result:
     """Return the search's result, every file of it in `out`; a search that was interrupted there goes on.
 
@@ -85,7 +86,7 @@ def _for_task(settings: SearchSettings, task: Task, say: Say) -> SearchSettings:
 @dataclass(frozen=True)
 class _Search:
     original: Original
-    target: CpuOpenvino
+    target: Target
     settings: SearchSettings
     space: Space
     directory: RunDirectory
@@ -95,7 +96,7 @@ class _Search:
     def run(self) -> Result:
         """Return the result after every phase has run or was found done in the run directory."""
         self._announce()
-        bench = Bench(self.original, self.target, self.directory.path / "finalists")
+        bench = make_bench(self.original, self.target, self.directory.path / "finalists")
         with self.directory.phase("baseline"):
             baselines = bench.baselines()
         with self.directory.phase("calibrate"):
@@ -111,7 +112,7 @@ class _Search:
             exported = self._make_finalists(bench, members, baselines["baseline"])
         with self.directory.phase("measure"):
             measured = bench.measure(baselines | exported)
-        result = self._result(study, scoring, members, exported, measured, baselines["baseline"])
+        result = self._result(study, scoring, bench, members, exported, measured, baselines["baseline"])
         self._report(study.candidates(), result)
         return result
 
@@ -124,13 +125,10 @@ class _Search:
             self.say(f"  {note}")
 
     def _scoring(self) -> Scoring:
-        self.say("calibrating the latency model on this machine (kernel times are kept for the next run)")
-        latency = calibrate_space(self.target, self.original, self.space)
-        fitted = latency.coefficients
-        self.say(
-            f"  {len(latency.table)} kernel times, fitted to {fitted.networks:.0f} measured networks "
-            f"with a mean error of {fitted.mean_error:.1%}"
-        )
+        if self.target.runtime is not None:
+            self.say("calibrating the latency model on this machine (kernel times are kept for the next run)")
+        latency = self.target.latency_model(self.original, self.space)
+        self.say(f"latency: {latency.basis}")
         incumbents = Incumbents(self.journal, self.directory.path / "samples")
         return Scoring(self.original, self.target, latency, self.settings, incumbents)
 
@@ -195,14 +193,16 @@ class _Search:
 
         def passes(candidate: Candidate) -> bool:
             recipe = with_finetuning(candidate.recipe, self.settings.finalists)
-            made = bench.export(recipe.key, recipe, self.target.float_type)
+            made = bench.export(recipe.key, recipe)
             exported[recipe.key] = made
             good = promises(made, baseline, self.settings.budget)
             self.say(
-                f"  recipe {recipe.key[:8]}: predicted {candidate.scores.latency_ms:.2f} ms, search accuracy "
+                f"  recipe {recipe.key[:8]}: predicted {ms(candidate.scores.latency_ms)} ms, search accuracy "
                 f"{candidate.scores.accuracy_search:.4f} before and {made.accuracy_search:.4f} after fine-tuning, "
                 f"{'promising' if good else 'too much lost'}"
             )
+            if made.not_exported:
+                self.say(f"    not exported: {made.not_exported}")
             return good
 
         choose_finalists(members, self.settings.finalists, passes)
@@ -212,20 +212,23 @@ class _Search:
         self,
         study: Study,
         scoring: Scoring,
+        bench: Bench,
         members: Sequence[Candidate],
         exported: dict[str, Exported],
         measured: dict[str, Measured],
         baseline: Exported,
     ) -> Result:
         by_key = {candidate.recipe.key: candidate for candidate in members}
-        drift = measured["bf16"].latency_ms / scoring.latency_ms(untouched(self.original.graph))
+        originals = {label: measured[name] for name, label in bench.labels.items()}
+        in_float = [*originals.values()][-1]
+        drift = in_float.latency_ms / scoring.latency_ms(untouched(self.original.graph))
         promising = {key for key, it in exported.items() if promises(it, baseline, self.settings.budget)}
         finalists = [
             self._finalist(by_key[key], exported[key], measured[key], drift, key in promising) for key in exported
         ]
         best, within = best_finalist(finalists, measured["baseline"], self.settings.budget)
-        summary = self._summary(study, scoring, best, measured)
-        explanation = None if within else self._explain(study, scoring, finalists, best, measured, drift)
+        summary = self._summary(study, scoring, best, {name: measured[name] for name in bench.labels})
+        explanation = None if within else self._explain(study, scoring, finalists, best, originals, drift)
         binding = binding_layers(best.recipe, explanation.missed, scoring) if explanation else {}
         return Result(
             out=self.directory.path,
@@ -235,8 +238,7 @@ class _Search:
             within_budget=within,
             explanation=tuple(explanation_lines(explanation, binding)) if explanation else (),
             binding_layers=tuple(binding),
-            baseline=measured["baseline"],
-            bf16=measured["bf16"],
+            originals=originals,
             summary=summary,
         )
 
@@ -246,12 +248,12 @@ class _Search:
         scoring: Scoring,
         finalists: Sequence[Finalist],
         best: Finalist,
-        measured: dict[str, Measured],
+        originals: dict[str, Measured],
         drift: float,
     ) -> Explanation:
         """Return why the budget was not met, from all that was measured and modelled."""
-        original = measured["baseline"].accuracy_test
-        named = {"the original in bf16": measured["bf16"], "the original in fp32": measured["baseline"]}
+        named = dict(reversed(originals.items()))
+        original = [*named.values()][-1].accuracy_test
         named |= {f"recipe {it.recipe.key[:8]}": it.measured for it in finalists}
         known = {name: measured_costs(name, it, original) for name, it in named.items()}
         for it in study.candidates():
@@ -263,13 +265,18 @@ class _Search:
     def _finalist(
         self, candidate: Candidate, exported: Exported, measured: Measured, drift: float, promising: bool
     ) -> Finalist:
-        """Return the finalist, its prediction scaled by how much slower the bf16 original runs now than modelled.
+        """Return the finalist, its prediction scaled by how much slower the original runs now than modelled.
 
         A shared machine's speed swings by a third within minutes, and the model knows only ratios.
         """
         recipe = with_finetuning(self._signed(candidate), self.settings.finalists)
-        recipe = replace(recipe, found_for=replace(recipe.found_for, measured=_known(measured)))
-        return Finalist(recipe, candidate.scores.latency_ms * drift, measured, Path(exported.path), promising)
+        found_for, known = recipe.found_for, _known(measured)
+        if measured.how == MEASURED:
+            recipe = replace(recipe, found_for=replace(found_for, measured=known))
+        else:
+            recipe = replace(recipe, found_for=replace(found_for, predicted=dict(found_for.predicted) | known))
+        path = Path(exported.path) if exported.path else None
+        return Finalist(recipe, candidate.scores.latency_ms * drift, measured, path, promising)
 
     def _signed(self, candidate: Candidate) -> Recipe:
         """Return the candidate's recipe with the circumstances that it was found in."""
@@ -289,13 +296,14 @@ class _Search:
         )
         return replace(candidate.recipe, found_for=found_for)
 
-    def _summary(self, study: Study, scoring: Scoring, best: Finalist, measured: dict[str, Measured]) -> dict[str, Any]:
+    def _summary(
+        self, study: Study, scoring: Scoring, best: Finalist, originals: dict[str, Measured]
+    ) -> dict[str, Any]:
         candidates = study.candidates()
         members = front(candidates, self.settings.objectives)
-        best_entry = asdict(best.measured) | {
-            "predicted_latency_ms": best.predicted_latency_ms,
-            "recipe": str(self.directory.path / "recipes" / "best.yaml"),
-        }
+        best_entry = best.measured.entries | {"recipe": str(self.directory.path / "recipes" / "best.yaml")}
+        if best.measured.how == MEASURED:
+            best_entry |= {"predicted_latency_ms": best.predicted_latency_ms}
         summary = {
             "task": self.original.task.name,
             "target": self.target.name,
@@ -305,8 +313,7 @@ class _Search:
             "hypervolume": self._hypervolume(members, candidates, scoring.baseline_accuracy),
             "samples_saved": samples_saved(self.journal),
             "seconds": self.directory.seconds(),
-            "baseline": asdict(measured["baseline"]),
-            "bf16": asdict(measured["bf16"]),
+            **{name: it.entries for name, it in originals.items()},
             "best": best_entry,
         }
         return summary | ({"rank_correlation": self._rank_correlations(candidates)} if study.guide else {})
@@ -336,15 +343,17 @@ class _Search:
 
 
 def _known(measured: Measured) -> dict[str, float]:
-    return {name: value for name, value in asdict(measured).items() if value is not None}
+    return {name: value for name, value in asdict(measured).items() if isinstance(value, int | float)}
 
 
 def _best_metrics(result: Result) -> dict[str, float]:
-    named = {f"best_{name}": float(value) for name, value in _known(result.best.measured).items()}
+    best, modelled = result.best, "" if result.how == MEASURED else f"{result.how}_"
+    named = {f"best_{name}": float(value) for name, value in best.measured.entries.items() if value is not None}
     speedups = {
-        "speedup_over_fp32": result.baseline.latency_ms / result.best.measured.latency_ms,
-        "speedup_over_bf16": result.bf16.latency_ms / result.best.measured.latency_ms,
+        f"{modelled}speedup_over_{label.split()[-1]}": it.latency_ms / best.measured.latency_ms
+        for label, it in result.originals.items()
     }
-    shares = {"prediction_error": result.best.prediction_error, "samples_saved": result.summary["samples_saved"]}
+    errors = {} if modelled else {"prediction_error": best.prediction_error}
     ranked = result.summary.get("rank_correlation", {})
-    return named | speedups | shares | {f"rank_correlation_{method}": value for method, value in ranked.items()}
+    correlations = {f"rank_correlation_{method}": value for method, value in ranked.items()}
+    return named | speedups | errors | correlations | {"samples_saved": result.summary["samples_saved"]}

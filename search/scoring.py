@@ -8,8 +8,7 @@ import numpy as np
 from gulliver.compressors.candidates import Candidates
 from gulliver.compressors.compress import Original
 from gulliver.evaluators.accuracy import Accuracy, sample_scores, score, split_size
-from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
-from gulliver.evaluators.latency.target import LatencyModel
+from gulliver.evaluators.latency.target import LatencyModel, Target
 from gulliver.evaluators.size import Size
 from gulliver.search.incumbents import Incumbents
 from gulliver.search.journal import Scores
@@ -27,7 +26,7 @@ class Scoring:
     """What a recipe of one network is scored with on one target; `incumbents` is None where nothing is raced."""
 
     original: Original
-    target: CpuOpenvino
+    target: Target
     latency: LatencyModel
     settings: SearchSettings
     incumbents: Incumbents | None = None

@@ -16,12 +16,15 @@ _BAND_POINTS = 200
 
 @dataclass(frozen=True)
 class SeedOutcome:
-    """What the search with one seed came to: its best recipe as measured, and its front as searched."""
+    """What the search with one seed came to: its best recipe as measured or modelled, and its front as searched.
+
+    `speedup` is over the untouched network in the target's own float type.
+    """
 
     seed: int
     within_budget: bool
     latency_ms: float
-    speedup_over_bf16: float
+    speedup: float
     drop_test: float
     hypervolume: float
     out: str
@@ -39,7 +42,7 @@ class Quartiles:
 # What is compared over seeds, and the heading that its column has.
 _COLUMNS = {
     "latency_ms": "best ms",
-    "speedup_over_bf16": "over bf16",
+    "speedup": "faster",
     "drop_test": "lost on test",
     "hypervolume": "hypervolume",
 }
@@ -71,7 +74,7 @@ def outcome(result: Result) -> SeedOutcome:
         seed=result.summary["seed"],
         within_budget=result.within_budget,
         latency_ms=best.latency_ms,
-        speedup_over_bf16=result.bf16.latency_ms / best.latency_ms,
+        speedup=result.in_float.latency_ms / best.latency_ms,
         drop_test=result.baseline.accuracy_test - best.accuracy_test,
         hypervolume=result.summary["hypervolume"],
         out=str(result.out),
@@ -79,11 +82,11 @@ def outcome(result: Result) -> SeedOutcome:
 
 
 def best_result(results: Sequence[Result]) -> Result:
-    """Return the result whose best recipe is the fastest beside its own bf16 original, those within the budget first.
+    """Return the result whose best recipe is the fastest beside its own original, those within the budget first.
 
     Seeds are measured at different times, and a shared machine's speed swings: only ratios compare.
     """
-    return max(results, key=lambda it: (it.within_budget, it.bf16.latency_ms / it.best.measured.latency_ms))
+    return max(results, key=lambda it: (it.within_budget, it.in_float.latency_ms / it.best.measured.latency_ms))
 
 
 def quartiles(outcomes: Sequence[SeedOutcome]) -> dict[str, Quartiles]:

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import numpy as np
 from gulliver.compressors.compress import Original, read_original
-from gulliver.evaluators.latency.calibration import calibrate_space
-from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
 from gulliver.evaluators.latency.price_tables import call_tables, price
+from gulliver.evaluators.latency.target import Target
 from gulliver.search.guide import Guide, as_rungs
 from gulliver.search.make_guide import make_guide
 from gulliver.search.proposer import History, Prediction, fit
@@ -80,7 +79,7 @@ class Solver:
         return Solved(replace(recipe, found_for=found_for), solution.latency_ms, drop)
 
 
-def open_solver(run: Path, task: Task, settings: SearchSettings, searched: CpuOpenvino, target: CpuOpenvino) -> Solver:
+def open_solver(run: Path, task: Task, settings: SearchSettings, searched: Target, target: Target) -> Solver:
     """Return the solver of the search in `run`, which was on the target `searched`, for the target.
 
     Raises InputError where the folder holds no search with sampler=solve.
@@ -120,8 +119,8 @@ def _guide(
     space: Space,
     sensitivities: Sensitivities,
     settings: SearchSettings,
-    target: CpuOpenvino,
+    target: Target,
     original_score: float,
 ) -> Guide:
-    prices = price(space, call_tables(space, target), calibrate_space(target, original, space))
+    prices = price(space, call_tables(space, target), target.latency_model(original, space))
     return make_guide(space, sensitivities, prices, settings, original_score)

@@ -15,7 +15,7 @@ import numpy as np
 from gulliver.compressors.compress import Original, compress
 from gulliver.compressors.export import to_openvino
 from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
-from gulliver.evaluators.latency.kernel import ComputeKernel, Kernel, KernelCall
+from gulliver.evaluators.latency.kernel import ComputeKernel, Kernel, KernelCall, Price
 from gulliver.evaluators.latency.kernel_benchmark import time_kernels
 from gulliver.evaluators.latency.kernel_table import KernelTable
 from gulliver.evaluators.latency.machine import this_machine
@@ -49,6 +49,18 @@ class CpuLatencyModel:
 
     table: KernelTable
     coefficients: Coefficients
+
+    @property
+    def basis(self) -> str:
+        """Return how many kernel times there are, and how well they were fitted to whole networks."""
+        fitted = self.coefficients
+        networks = f"fitted to {fitted.networks:.0f} measured networks with a mean error of {fitted.mean_error:.1%}"
+        return f"{len(self.table)} kernel times, {networks}"
+
+    def price(self, call: KernelCall) -> Price:
+        """Return the call's price; what bounds a kernel that was timed is not known."""
+        is_timed = isinstance(call.kernel, ComputeKernel)
+        return Price(self.seconds(call), "" if is_timed else "memory", "kernel times" if is_timed else "fitted")
 
     def seconds(self, call: KernelCall) -> float:
         """Return the modelled seconds of one call; a kernel that is not in the table is measured."""
@@ -130,10 +142,17 @@ def _coefficients_path(target: CpuOpenvino, original: Original) -> Path:
 
 def calibrate_space(target: CpuOpenvino, original: Original, space: Space) -> CpuLatencyModel:
     """Return the latency model of all recipes of a space, their kernels measured where the table lacks them."""
+    return calibrate_calls(target, original, space, [call for it in call_tables(space, target) for call in _calls(it)])
+
+
+def calibrate_calls(
+    target: CpuOpenvino, original: Original, space: Space, calls: Sequence[KernelCall]
+) -> CpuLatencyModel:
+    """Return the latency model, fitted to recipes of the space, with the calls' kernels measured."""
     random = Random(_SEED)  # noqa: S311 - draws of recipes, no secrets
     recipes = [*_uniform_recipes(space), *(_random_recipe(space, random) for _ in range(target.calibration_networks))]
     # All at once, so that a drift of the machine's speed meets all kernels alike.
-    kernel_table(target).require(_compute_kernels(call for it in call_tables(space, target) for call in _calls(it)))
+    kernel_table(target).require(_compute_kernels(calls))
     return calibrate(target, original, recipes)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from gulliver.compressors.compress import Original
 from gulliver.evaluators.factors import Factor
 from gulliver.evaluators.latency.cards import Plan, plans
 from gulliver.evaluators.latency.chip import read_chip
@@ -19,6 +20,7 @@ from gulliver.spaces.capabilities import Capabilities
 from gulliver.spaces.choices import Choices, RecipeChoices
 from gulliver.spaces.layer_graph import LayerGraph
 from gulliver.spaces.recipe import Recipe
+from gulliver.spaces.space import Space
 from gulliver.tasks.errors import InputError
 
 _CONVOLUTIONS = ("conv1d", "conv2d")
@@ -72,9 +74,20 @@ class ChipTarget:
         return f"batch {self.batch}, {self.cards} card{'s' * (self.cards > 1)}, modelled ({self.mode})"
 
     @property
+    def runtime(self) -> None:
+        """Return nothing: the chip is not here."""
+        return
+
+    @property
     def latency(self) -> "ChipLatencyModel":
         """Return the prices of this target's kernel calls, for any network."""
         return ChipLatencyModel(self)
+
+    def latency_model(
+        self, original: Original, space: Space, calls: Sequence[KernelCall] | None = None
+    ) -> "ChipLatencyModel":
+        """Return the prices of this target's kernel calls, which are the same for every network."""
+        return self.latency
 
     def lowering(self, graph: LayerGraph, choices: Choices) -> GatedMlpFusion:
         """Return the lowering of a network with these choices, each layer in its widths, gated MLPs fused."""
@@ -95,6 +108,13 @@ class ChipLatencyModel:
     target: ChipTarget
     _predicted: dict[Kernel, Prediction] = field(default_factory=dict, repr=False, compare=False)
     _prices: dict[Kernel, Price] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def basis(self) -> str:
+        """Return how many published times the model was fitted to, and how well."""
+        fit = read_fit(read_chip(self.target.chip).fit)
+        fitted = f"fitted to {fit.rows} kernel times with a mean error of {fit.mean_error:.1%}"
+        return f"modelled, nothing is measured; {fitted}"
 
     def seconds(self, call: KernelCall) -> float:
         """Return the modelled seconds of one call, split between the cards in the fastest way."""

@@ -1,13 +1,18 @@
 """OpenVINO on this machine's CPU: the target on which everything is measured."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from gulliver.compressors.compress import Original
 from gulliver.evaluators.latency.kernel import KernelCall
 from gulliver.evaluators.latency.lowering import Lowering, lower
+from gulliver.evaluators.latency.runtime import OpenvinoRuntime
+from gulliver.evaluators.latency.target import LatencyModel
 from gulliver.spaces.capabilities import Capabilities
 from gulliver.spaces.choices import Choices
 from gulliver.spaces.layer_graph import LayerGraph
 from gulliver.spaces.recipe import Recipe
+from gulliver.spaces.space import Space
 from gulliver.tasks.errors import InputError
 
 
@@ -50,6 +55,22 @@ class CpuOpenvino:
     def conditions(self) -> str:
         """Return the conditions of every latency, in words."""
         return f"batch {self.batch}, {self.threads} inference thread{'s' if self.threads > 1 else ''}"
+
+    @property
+    def runtime(self) -> OpenvinoRuntime:
+        """Return OpenVINO on this machine."""
+        return OpenvinoRuntime(self.batch, self.float_type, self.threads, self.repetitions)
+
+    def latency_model(
+        self, original: Original, space: Space, calls: Sequence[KernelCall] | None = None
+    ) -> LatencyModel:
+        """Return the prices of the network's kernel calls, calibrated on this machine."""
+        # A calibration is of this target.
+        from gulliver.evaluators.latency.calibration import calibrate_calls, calibrate_space
+
+        return (
+            calibrate_space(self, original, space) if calls is None else calibrate_calls(self, original, space, calls)
+        )
 
     def lowering(self, graph: LayerGraph, choices: Choices) -> Lowering:
         """Return the lowering of a network with these choices."""

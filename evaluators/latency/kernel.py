@@ -42,6 +42,16 @@ class ComputeKernel:
         outputs = self.batch * self.out_channels * prod(self.output_size)
         return outputs * (self.in_channels // self.groups) * prod(self.kernel_size)
 
+    @property
+    def description(self) -> str:
+        """Return the kernel in a few words."""
+        channels = f"{self.in_channels} -> {self.out_channels}"
+        if self.kind == "linear":
+            return f"linear {self.precision}, {self.batch} rows, {channels}"
+        window, size = ("x".join(map(str, it)) for it in (self.kernel_size, self.input_size))
+        groups = f" in {self.groups} groups" if self.groups > 1 else ""
+        return f"{self.kind} {window} {self.precision}, batch {self.batch}, {channels}{groups} on {size}"
+
 
 @dataclass(frozen=True, order=True)
 class MemoryKernel:
@@ -49,6 +59,11 @@ class MemoryKernel:
 
     kind: str
     bytes_moved: int
+
+    @property
+    def description(self) -> str:
+        """Return the pass in a few words."""
+        return f"{self.kind}, {self.bytes_moved / 1000:,.0f} KB"
 
 
 @dataclass(frozen=True, order=True)
@@ -63,6 +78,13 @@ class GatedMlpKernel:
     hidden_channels: int
     out_channels: int
     kind: str = "gated_mlp"
+
+    @property
+    def description(self) -> str:
+        """Return the kernel in a few words."""
+        groups = f" in {len(self.group_rows)} groups" if len(self.group_rows) > 1 else ""
+        channels = f"{self.in_channels} -> {self.hidden_channels} -> {self.out_channels}"
+        return f"{self.kind} int8, {sum(self.group_rows)} rows{groups}, {channels}"
 
     @property
     def weight_count(self) -> int:

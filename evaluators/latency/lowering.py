@@ -62,8 +62,14 @@ class Lowering:
         elif operation.kind == "input" and self._is_rounded(operation.name):
             yield self._memory_call("round", operation, _INT8, "the network's input is rounded")
         elif operation.kind in _PASS_KINDS and operation.shape and not self._is_absorbed(operation):
-            note = "an int8 convolution absorbs no addition" if operation.kind == "add" else ""
-            yield self._memory_call(operation.kind, operation, self._rounded_output(operation), note)
+            yield self._memory_call(
+                operation.kind, operation, self._rounded_output(operation), self._why_a_pass(operation)
+            )
+
+    def _why_a_pass(self, operation: Operation) -> str:
+        """Return why an addition is none of a convolution's, where it could have been."""
+        is_residual = operation.kind == "add" and any(map(self._producer, operation.inputs))
+        return "an int8 convolution absorbs no addition" if is_residual else ""
 
     def _layer_calls(self, operation: Operation) -> Iterator[KernelCall]:
         assert operation.layer is not None

@@ -3,15 +3,25 @@
 from collections.abc import Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
-from gulliver.evaluators.latency.kernel import Kernel, KernelCall
+from gulliver.compressors.compress import Original
+from gulliver.evaluators.latency.kernel import Kernel, KernelCall, Price
+from gulliver.evaluators.latency.runtime import Runtime
 from gulliver.spaces.capabilities import Capabilities
 from gulliver.spaces.choices import Choices
 from gulliver.spaces.layer_graph import LayerGraph, Operation
 from gulliver.spaces.recipe import Recipe
+from gulliver.spaces.space import Space
 
 
 class LatencyModel(Protocol):
     """Prices of kernel calls on one target, for one network."""
+
+    @property
+    def basis(self) -> str:
+        """Return what the prices rest on, and how well they fit it, in words."""
+
+    def price(self, call: KernelCall) -> Price:
+        """Return the call's price, and what is known of it."""
 
     def seconds(self, call: KernelCall) -> float:
         """Return the modelled seconds of one call."""
@@ -43,8 +53,24 @@ class Target(Protocol):
         """Return what the target can run."""
 
     @property
+    def batch(self) -> int:
+        """Return the batch size that latencies are for."""
+
+    @property
     def conditions(self) -> str:
         """Return the batch size and the number of threads that latencies are for, in words."""
+
+    @property
+    def runtime(self) -> Runtime | None:
+        """Return what runs exported networks; None where the target is only modelled and nothing can be measured."""
+
+    def latency_model(
+        self, original: Original, space: Space, calls: Sequence[KernelCall] | None = None
+    ) -> LatencyModel:
+        """Return the prices of the network's kernel calls.
+
+        Where kernels are timed, those of `calls` are, or of all recipes of the space where that is None.
+        """
 
     def lowering(self, graph: LayerGraph, choices: Choices) -> OperationLowering:
         """Return the lowering of a network with these choices."""

@@ -1,0 +1,207 @@
+"""Where finalists are made and judged: on the target itself, or, where it cannot run here, by what is known of it."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+from gulliver.compressors.compress import Original, compress
+from gulliver.compressors.export import save_openvino, to_openvino
+from gulliver.evaluators.accuracy import paired_standard_error, sample_scores, score
+from gulliver.evaluators.latency.runtime import Runtime
+from gulliver.evaluators.latency.target import LatencyModel, Target
+from gulliver.evaluators.size import Size
+from gulliver.search.bootstrap import drop_interval
+from gulliver.search.finalists import Exported, Measured
+from gulliver.spaces.recipe import Recipe
+from gulliver.spaces.space import Space, untouched
+from gulliver.tasks.cache import write_atomically
+from gulliver.tasks.protocol import Split
+from torch import Tensor, nn
+
+_MODEL_FILE = "model.xml"
+_RECORD_FILE = "exported.json"
+_SPLITS: tuple[Split, Split] = ("search", "test")
+
+
+class Bench(Protocol):
+    """Makes finalists, scores them on both splits, and says how long they take."""
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Return by name what the untouched networks are called; the last is in the target's own float type."""
+
+    def baselines(self) -> dict[str, Exported]:
+        """Return the untouched networks by the names of `labels`."""
+
+    def export(self, name: str, recipe: Recipe) -> Exported:
+        """Return the recipe's network scored on both splits; made once, then read from the folder."""
+
+    def measure(self, exported: Mapping[str, Exported]) -> dict[str, Measured]:
+        """Return what is then known of the networks, their latencies measured or modelled."""
+
+
+def make_bench(original: Original, target: Target, folder: Path) -> Bench:
+    """Return the bench for the target; exported networks go to the folder."""
+    runtime = target.runtime
+    return ModellingBench(original, target, folder) if runtime is None else MeasuringBench(original, runtime, folder)
+
+
+@dataclass(frozen=True)
+class Examiner:
+    """Scores networks on both splits, sample by sample beside the original."""
+
+    original: Original
+
+    def scores(self, module: nn.Module) -> dict[str, object]:
+        """Return what `Exported` says of accuracies and of what is lost."""
+        task, before = self.original.task, self._original_scores
+        after = {split: sample_scores(task, module, split) for split in _SPLITS}
+        means = {
+            f"accuracy_{split}": score(task, module, split) if it is None else float(it.mean())
+            for split, it in after.items()
+        }
+        low, high = drop_interval(before["test"], after["test"]) or (None, None)
+        error = paired_standard_error(after["search"], before["search"])
+        return {**means, "drop_standard_error": error, "drop_test_low": low, "drop_test_high": high}
+
+    @cached_property
+    def _original_scores(self) -> dict[Split, Tensor | None]:
+        return {split: sample_scores(self.original.task, self.original.task.model, split) for split in _SPLITS}
+
+
+@dataclass(frozen=True)
+class MeasuringBench:
+    """The bench of a target that runs here: what is scored and timed is the exported file itself."""
+
+    original: Original
+    runtime: Runtime
+    folder: Path
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Return what the untouched networks are called."""
+        return {"baseline": "OpenVINO fp32", "bf16": "OpenVINO bf16"}
+
+    def baselines(self) -> dict[str, Exported]:
+        """Return the untouched network exported for fp32 and for bf16."""
+        recipe = untouched(self.original.graph)
+        return {
+            "baseline": self._export("baseline", recipe, "float32", half=False),
+            "bf16": self._export("bf16", recipe, "bfloat16"),
+        }
+
+    def export(self, name: str, recipe: Recipe) -> Exported:
+        """Return the recipe's network exported and scored on both splits; made once, then read from the folder."""
+        return self._export(name, recipe, self.runtime.float_type)
+
+    def measure(self, exported: Mapping[str, Exported]) -> dict[str, Measured]:
+        """Return the measurements of all exported networks, their inferences interleaved."""
+        inputs = tuple(tensor[: self.runtime.batch] for tensor in self.original.calibration[0])
+        files = {name: (Path(it.path or ""), it.float_type) for name, it in exported.items()}
+        timings = self.runtime.measure(files, inputs)
+        return {
+            name: _known(it, timings[name].median_ms, timings[name].p10_ms, timings[name].p90_ms)
+            for name, it in exported.items()
+        }
+
+    def _export(self, name: str, recipe: Recipe, float_type: str, half: bool = True) -> Exported:
+        folder = self.folder / name
+        if (known := _read(folder)) is not None:
+            return known
+        model = to_openvino(compress(self.original, recipe), self.original.task.example_inputs, self.runtime.batch)
+        path = folder / _MODEL_FILE
+        size_bytes = save_openvino(model, path, half)
+        scores = self._examiner.scores(self.runtime.module(path, float_type))
+        return _write(folder, {"path": str(path), "size_bytes": size_bytes, "float_type": float_type} | scores)
+
+    @cached_property
+    def _examiner(self) -> Examiner:
+        return Examiner(self.original)
+
+
+@dataclass(frozen=True)
+class ModellingBench:
+    """The bench of a target that is only modelled: the simulated network is scored, and priced by the model.
+
+    Networks are exported all the same, where OpenVINO can convert them.
+    """
+
+    original: Original
+    target: Target
+    folder: Path
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Return what the untouched network is called."""
+        return {"baseline": f"original in {self.target.capabilities.float_type}"}
+
+    def baselines(self) -> dict[str, Exported]:
+        """Return the untouched network, in the target's floating-point type."""
+        return {"baseline": self.export("baseline", untouched(self.original.graph))}
+
+    def export(self, name: str, recipe: Recipe) -> Exported:
+        """Return the recipe's simulated network scored on both splits; made once, then read from the folder."""
+        folder = self.folder / name
+        if (known := _read(folder)) is not None:
+            return known
+        model = compress(self.original, recipe)
+        path, problem = self._save(model, folder / _MODEL_FILE)
+        modelled: dict[str, object] = {
+            "path": path,
+            "not_exported": problem,
+            "size_bytes": int(Size(self.original.graph)(recipe)),
+            "float_type": self.target.capabilities.float_type,
+            "modelled_latency_ms": self._latency.total_ms(self.target.lower(self.original.graph, recipe)),
+        }
+        return _write(folder, modelled | self._examiner.scores(model))
+
+    def measure(self, exported: Mapping[str, Exported]) -> dict[str, Measured]:
+        """Return the networks' scores with their modelled latencies; nothing is measured."""
+        return {name: _known(it, it.modelled_latency_ms or 0.0) for name, it in exported.items()}
+
+    def _save(self, model: nn.Module, path: Path) -> tuple[str | None, str]:
+        """Return the exported file, or why there is none."""
+        try:
+            save_openvino(to_openvino(model, self.original.task.example_inputs, self.target.batch), path)
+        except Exception as error:  # OpenVINO's own errors have no other base class in common
+            return None, " ".join(f"{type(error).__name__}: {error}".split())
+        return str(path), ""
+
+    @cached_property
+    def _latency(self) -> LatencyModel:
+        return self.target.latency_model(self.original, Space(self.original.graph, self.target.capabilities))
+
+    @cached_property
+    def _examiner(self) -> Examiner:
+        return Examiner(self.original)
+
+
+def _known(
+    exported: Exported, latency_ms: float, low_ms: float | None = None, high_ms: float | None = None
+) -> Measured:
+    return Measured(
+        accuracy_search=exported.accuracy_search,
+        accuracy_test=exported.accuracy_test,
+        latency_ms=latency_ms,
+        latency_p10_ms=low_ms,
+        latency_p90_ms=high_ms,
+        size_bytes=exported.size_bytes,
+        drop_test_low=exported.drop_test_low,
+        drop_test_high=exported.drop_test_high,
+        how="measured" if exported.modelled_latency_ms is None else "modelled",
+    )
+
+
+def _read(folder: Path) -> Exported | None:
+    record = folder / _RECORD_FILE
+    return Exported(**json.loads(record.read_text())) if record.exists() else None
+
+
+def _write(folder: Path, values: Mapping[str, object]) -> Exported:
+    exported = Exported(**values)  # type: ignore[arg-type]
+    text = json.dumps(asdict(exported))
+    write_atomically(folder / _RECORD_FILE, lambda temporary: temporary.write_text(text))
+    return exported

@@ -1,0 +1,70 @@
+import pytest
+import torch
+from gulliver.compressors.compress import read_original
+from gulliver.evaluators.latency.chip_target import ChipTarget
+from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
+from gulliver.evaluators.size import Size
+from gulliver.search import bench
+from gulliver.search.bench import MeasuringBench, ModellingBench, make_bench
+from gulliver.search.finalists import Measured
+from gulliver.spaces.recipe import LayerRecipe, Quantize, Recipe
+from gulliver.tasks.moe_block import MoeBlock
+
+CHIP = ChipTarget("nvidia_a100", batch=2)
+
+
+@pytest.fixture(scope="module")
+def original():
+    torch.set_num_threads(1)
+    return read_original(MoeBlock(width=16, hidden=16, samples=3))
+
+
+@pytest.fixture
+def int8(original):
+    return Recipe(dict.fromkeys(original.graph.layers, LayerRecipe(quantize=Quantize())))
+
+
+def test_the_target_decides_whether_anything_is_measured(original, tmp_path):
+    assert isinstance(make_bench(original, CpuOpenvino(batch=2), tmp_path), MeasuringBench)
+    assert isinstance(make_bench(original, CHIP, tmp_path), ModellingBench)
+
+
+def test_a_modelled_network_has_simulated_scores_and_modelled_costs(original, int8, tmp_path):
+    made = make_bench(original, CHIP, tmp_path)
+    exported = made.baselines() | {"recipe": made.export("recipe", int8)}
+    known = made.measure(exported)
+    assert known["baseline"].accuracy_test == 1.0
+    assert known["recipe"].accuracy_test < 1.0
+    assert known["recipe"].size_bytes == Size(original.graph)(int8)
+    assert known["recipe"].latency_ms == pytest.approx(CHIP.latency.total_ms(CHIP.lower(original.graph, int8)))
+    assert known["recipe"].how == "modelled"
+    assert known["recipe"].drop_test_low <= 1 - known["recipe"].accuracy_test <= known["recipe"].drop_test_high
+
+
+def test_what_was_made_is_read_again(original, int8, tmp_path, monkeypatch):
+    made = make_bench(original, CHIP, tmp_path).export("recipe", int8)
+    monkeypatch.setattr(bench, "compress", None)
+    assert make_bench(original, CHIP, tmp_path).export("recipe", int8) == made
+
+
+def test_a_network_that_cannot_be_converted_is_scored_all_the_same_and_the_reason_kept(
+    original, int8, tmp_path, monkeypatch
+):
+    def refuse(*_):
+        raise RuntimeError("no\nsuch operation")
+
+    monkeypatch.setattr(bench, "to_openvino", refuse)
+    made = make_bench(original, CHIP, tmp_path).export("recipe", int8)
+    assert (made.path, made.not_exported) == (None, "RuntimeError: no such operation")
+    assert 0 < made.accuracy_test < 1
+
+
+def test_entries_tell_a_modelled_latency_from_a_measured_one():
+    measured = Measured(0.9, 0.8, 2.0, 1.5, 2.5, 100)
+    assert set(measured.entries) == {
+        *("accuracy_search", "accuracy_test", "latency_ms", "latency_p10_ms", "latency_p90_ms"),
+        *("size_bytes", "drop_test_low", "drop_test_high"),
+    }
+    entries = Measured(0.9, 0.8, 2.0, None, None, 100, how="modelled").entries
+    assert entries["modelled_latency_ms"] == 2.0
+    assert not {"latency_ms", "latency_p10_ms", "latency_p90_ms"} & set(entries)
