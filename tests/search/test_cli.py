@@ -28,7 +28,7 @@ def test_help_names_every_command_without_importing_what_they_need():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["serach"], "unknown command serach; known commands are search, apply, calibrate, show"),
+        (["serach"], "unknown command serach; known commands are search, solve, apply, calibrate, show"),
         (["search", "tirals=3"], "unknown key tirals; known keys are"),
         (["search", "-m", "seed=1,-2"], "`0 <= seed < 2**31` must hold, but it is -2"),
         (["show", "recipe=nowhere.yaml"], "recipe nowhere.yaml cannot be read"),
