@@ -24,16 +24,17 @@ def python_of(environment: str) -> Path:
     Raises RuntimeError where pip fails, with its last lines, or where a part of CUDA came along.
     """
     requirements = REQUIREMENTS / f"{environment}.txt"
-    folder = cache_dir() / "other_tools" / "environments" / environment
-    python, record = folder / "bin" / "python", folder / "requirements.sha256"
-    wanted = hashlib.sha256(requirements.read_bytes() + CONSTRAINTS.read_bytes() + _paths().encode()).hexdigest()
-    if not record.exists() or record.read_text() != wanted:
+    facts = hashlib.sha256(requirements.read_bytes() + CONSTRAINTS.read_bytes() + _paths().encode()).hexdigest()
+    # Named for all that decides it, so that two checkouts never replace what the other is running in.
+    folder = cache_dir() / "other_tools" / "environments" / f"{environment}-{facts[:8]}"
+    python, finished = folder / "bin" / "python", folder / "finished"
+    if not finished.exists():
         venv.create(folder, clear=True, with_pip=True, symlinks=True)
         _site_packages(folder).joinpath("gulliver.pth").write_text(_paths())
         _pip(python, "install", "--constraint", str(CONSTRAINTS), "torch==2.13.0")
         _pip(python, "install", "--constraint", str(CONSTRAINTS), "--requirement", str(requirements))
         _check_no_cuda(folder)
-        record.write_text(wanted)
+        finished.touch()
     return python
 
 
