@@ -8,12 +8,27 @@ import pytest
 import torch
 from gulliver.evaluators.factors import Factor
 from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
+from gulliver.search.guide import Guide
 from gulliver.search.journal import Scores
 from gulliver.search.problem import Problem
 from gulliver.spaces.recipe import Recipe
 from gulliver.spaces.space import Space
 from gulliver.spaces.trace import trace
 from gulliver.tasks.residual_network import ResidualNetwork
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_waiting_for_the_disk():
+    """No test pulls the plug, so SQLite need not wait for the disk after every parameter of every trial."""
+
+    def relax(connection, record):
+        connection.execute("PRAGMA synchronous=OFF")
+
+    event.listen(Engine, "connect", relax)
+    yield
+    event.remove(Engine, "connect", relax)
 
 
 @pytest.fixture(scope="session")
@@ -35,6 +50,19 @@ def price():
         return Scores(accuracy_search=1 - lost / 20, latency_ms=10 - saved, size_bytes=1000 - 10 * saved)
 
     return scores
+
+
+@pytest.fixture(scope="session")
+def guide(space):
+    """Tables that know of the space's scores what `price` says of each choice alone, roughly."""
+    sizes = tuple(it.rungs for it in space.dimensions)
+    shares = [np.arange(size) / (size - 1) for size in sizes]
+    loss = tuple(Factor((at,), 0.05 * share**2) for at, share in enumerate(shares))
+    latency = tuple(Factor((at,), (10 - 5 * share) / len(sizes)) for at, share in enumerate(shares))
+    names = tuple(it.name for it in space.dimensions)
+    layers = list(space.graph.layers)
+    positions = tuple(layers.index(it.owner) for it in space.dimensions)
+    return Guide(Problem(names, sizes, loss, latency), positions, 1.0, 0.5, 10.0)
 
 
 TIES = {
