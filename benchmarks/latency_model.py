@@ -24,6 +24,7 @@ from gulliver.evaluators.latency.published_kernel import ELEMENTWISE, FUSED_HALF
 
 from benchmarks.record import ROOT, write_table
 
+_SOURCE = "the published times in evaluators/latency/data/kernel_times.csv by benchmarks/latency_model.py"
 SEEDS = (0, 1, 2, 3, 4)
 Shape = tuple[int, int, int, int]
 # Every kernel of the other half with its predicted microseconds by method, of all splits.
@@ -132,7 +133,7 @@ def fit_all(kernels: Sequence[PublishedKernel]) -> None:
     """Fit each kind of chip to all of its times and store the fits."""
     for name in sorted({fit_name(kernel) for kernel in kernels}):
         fit = fit_efficiencies([kernel for kernel in kernels if fit_name(kernel) == name])
-        write_fit(name, fit, ROOT / "conf" / "chip_fit")
+        write_fit(ROOT / "conf" / "chip_fit" / f"{name}.yaml", fit, _SOURCE)
         print(f"{name:16} {fit.rows:4} rows, mean error {100 * fit.mean_error:.1f}%")
 
 

@@ -1,4 +1,4 @@
-"""Does a search find by itself that half a gated MLP in fallback is not worth it? python -m benchmarks.moe_search.
+"""Does a search find that half a gated MLP in fallback is not worth it? python -m benchmarks.moe_search [OUT].
 
 Searches the task moe_block for ascend_910b2 with the settings of conf/, and counts in every recipe that was tried how
 many of its 8 gated MLPs are fused, how many are all in floating point, and how many are partially in fallback: one or

@@ -6,7 +6,7 @@ COMMANDS = {
     "search": "search for the fastest recipe within an accuracy budget (-m sweeps, as in task=a,b seed=1,2)",
     "solve": "solve a finished search for another budget or target, scoring nothing: run=DIR budget.max_latency_ms=...",
     "apply": "apply a recipe: recipe=FILE task=... out=DIR; exports the network, scores and measures it",
-    "calibrate": "measure this machine's kernel times and fit the latency model: target=... task=...",
+    "calibrate": "fit a latency model: of this machine, target=... task=..., or of a chip, target=... kernels=FILE.csv",
     "show": "print a recipe: recipe=FILE; with target=... task=... its kernel calls and what bounds each",
     "predict": "predict kernel times of Ascend and NVIDIA chips: kernels=FILE.csv out=FILE.csv [mode=model|nearest]",
 }

@@ -43,12 +43,14 @@ class ApplyJob:
 
 @dataclass(frozen=True)
 class CalibrateJob:
-    """A checked calibration."""
+    """A checked calibration: of a network on this machine, or, with a table of `kernels`, of a chip's model."""
 
     task: Any
     target: Any
     space: Any
     again: bool
+    kernels: Path | None
+    out: Path | None
 
 
 @dataclass(frozen=True)
@@ -139,9 +141,15 @@ def build_calibrate(config: dict[str, Any]) -> CalibrateJob:
     """Return the calibration that the configuration describes; raises InputError that names the key."""
     from gulliver.spaces.space import SpaceOptions
 
-    check_keys(config, ["task", "target", "space", "again"], "")
+    check_keys(config, ["task", "target", "space", "again", "kernels", "out"], "")
     task, target = build_target(config["task"], "task"), build_target(config["target"], "target")
-    return CalibrateJob(task, target, build(SpaceOptions, config["space"], "space"), bool(config["again"]))
+    kernels, out = (_table(config, key) if config[key] else None for key in ("kernels", "out"))
+    if target.runtime is None and kernels is None:
+        raise InputError(f"kernels must be given for {target.name}, which is not here, as in kernels=FILE.csv")
+    if target.runtime is not None and (kernels or out):
+        raise InputError(f"kernels and out must not be given for {target.name}, which is measured here")
+    options = build(SpaceOptions, config["space"], "space")
+    return CalibrateJob(task, target, options, bool(config["again"]), kernels, out)
 
 
 def build_show(config: dict[str, Any]) -> ShowJob:
@@ -239,7 +247,16 @@ def run_apply_job(job: ApplyJob) -> None:
 
 
 def run_calibrate_job(job: CalibrateJob) -> None:
-    """Measure kernels, fit the latency model, and say how well it fits."""
+    """Measure kernels, or read their times, fit the latency model, and say how well it fits."""
+    if job.kernels is None:
+        _calibrate_network(job)
+        return
+    from gulliver.search.calibrate_chip import calibrate_chip
+
+    calibrate_chip(job.target, job.kernels, job.out, say, warn)
+
+
+def _calibrate_network(job: CalibrateJob) -> None:
     from gulliver.compressors.compress import read_original
     from gulliver.evaluators.latency.calibration import calibrate_space, forget
     from gulliver.spaces.space import Space

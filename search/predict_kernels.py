@@ -52,13 +52,16 @@ def predict_kernels(table: Path, out: Path, mode: str, say: Callable[[str], None
         raise InputError(f"out={out} cannot be written: {error}") from error
 
 
-def read_table(path: Path) -> tuple[list[str], list[TableLine]]:
-    """Return the table's header and lines; raises InputError where it is missing, empty, or lacks columns."""
+def read_table(path: Path, own_chip: str = "") -> tuple[list[str], list[TableLine]]:
+    """Return the table's header and lines; raises InputError where it is missing, empty, or lacks columns.
+
+    `own_chip` is the file of a chip that rows may be of, beside the known ones.
+    """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             header = _header(path, reader.fieldnames)
-            lines = [_line(reader.line_num, row, header) for row in reader]
+            lines = [_line(reader.line_num, row, header, own_chip) for row in reader]
     except (OSError, UnicodeError, csv.Error) as error:
         raise InputError(f"kernels={path} cannot be read as a table: {error}") from error
     if not lines:
@@ -77,11 +80,11 @@ def _header(path: Path, names: Sequence[str] | None) -> list[str]:
     return list(names)
 
 
-def _line(number: int, row: Row, header: Sequence[str]) -> TableLine:
+def _line(number: int, row: Row, header: Sequence[str], own_chip: str) -> TableLine:
     try:
         if None in row or None in row.values():
             raise InputError(f"must have {len(header)} fields, like the header, but has more or fewer")
-        kernel = read_kernel(row)
+        kernel = read_kernel(row, own_chip)
         stages(kernel)
     except InputError as error:
         return TableLine(number, {key: value for key, value in row.items() if key in header}, None, str(error))

@@ -1,14 +1,16 @@
 """A chip as its makers describe it: cores, rates, bandwidths, and what it can run."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import yaml
 from gulliver.tasks.errors import InputError
 
 _FOLDER = files("gulliver.conf") / "chip"
+_SUFFIX = ".yaml"
 _TARGET = "gulliver.evaluators.latency.chip.Chip"
 
 
@@ -44,6 +46,10 @@ class Chip:
     fusions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        for it in fields(self):
+            if it.type in (int, float) and type(getattr(self, it.name)) not in (int, float):
+                # YAML takes 1.8e9 for a text and 1.8e+9 for a number.
+                raise InputError(f"`chip.{it.name}` must be a number, as 1.8e+9 is, but is {getattr(self, it.name)!r}")
         positive = ("matrix_cores", "vector_cores", "clock_hz", "float16_macs_per_cycle")
         rates = ("memory_bandwidth_bytes_per_s", "l2_bandwidth_bytes_per_s", "vector_float16_operations_per_s")
         for key in (*positive, *rates):
@@ -67,18 +73,37 @@ class Chip:
 
 def chip_names() -> list[str]:
     """Return the names of the chips that have a file, sorted."""
-    return sorted(path.name.removesuffix(".yaml") for path in _FOLDER.iterdir() if path.name.endswith(".yaml"))
+    return sorted(path.name.removesuffix(_SUFFIX) for path in _FOLDER.iterdir() if path.name.endswith(_SUFFIX))
 
 
 @cache
 def read_chip(name: str) -> Chip:
-    """Return the chip of this name; raises InputError that names the known ones."""
+    """Return the chip of this name, or of this file; raises InputError that names the known ones."""
+    if name.endswith(_SUFFIX):
+        return _parse(name, _read(Path(name)))
     if name not in chip_names():
-        raise InputError(f"unknown hardware {name}; known are {', '.join(chip_names())}")
-    values = yaml.safe_load((_FOLDER / f"{name}.yaml").read_text())
-    if values.pop("_target_", None) != _TARGET:
-        raise InputError(f"conf/chip/{name}.yaml must have `_target_: {_TARGET}`")
-    return Chip(**{key: _frozen(value) for key, value in values.items()})
+        raise InputError(f"unknown hardware {name}; known are {', '.join(chip_names())}, or a file FILE{_SUFFIX}")
+    return _parse(f"conf/chip/{name}{_SUFFIX}", (_FOLDER / f"{name}{_SUFFIX}").read_text())
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeError) as error:
+        raise InputError(f"the chip {path} cannot be read: {error}") from error
+
+
+def _parse(origin: str, text: str) -> Chip:
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"the chip {origin} is not YAML: {error}") from error
+    if not isinstance(values, dict) or values.pop("_target_", None) != _TARGET:
+        raise InputError(f"{origin} must have `_target_: {_TARGET}`")
+    try:
+        return Chip(**{key: _frozen(value) for key, value in values.items()})
+    except TypeError as error:
+        raise InputError(f"{origin} must have the keys of a chip, but: {error}") from error
 
 
 def _frozen(value: Any) -> Any:

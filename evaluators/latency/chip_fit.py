@@ -19,6 +19,7 @@ from gulliver.evaluators.latency.chip_model import Efficiencies, price
 from gulliver.evaluators.latency.chip_work import Floats, work
 from gulliver.evaluators.latency.kernel_stages import stages
 from gulliver.evaluators.latency.published_kernel import PublishedKernel, read_kernel
+from gulliver.tasks.cache import cache_dir, write_atomically
 from gulliver.tasks.errors import InputError
 from scipy.optimize import least_squares
 
@@ -116,14 +117,37 @@ def read_fit(name: str) -> Efficiencies:
     return Efficiencies(**yaml.safe_load(path.read_text()))
 
 
-def write_fit(name: str, fit: Efficiencies, folder: Path) -> None:
-    """Write the fit as YAML, with four significant digits; raises OSError."""
+def own_fit_path(chip: str) -> Path:
+    """Return where `gulliver calibrate` keeps a chip's own fit, if it was calibrated."""
+    return cache_dir() / "chip_fit" / f"{read_chip(chip).name}.yaml"
+
+
+def fit_file(chip: str, asked: str | None = None) -> Path | None:
+    """Return the file of the fit that prices the chip's kernels, asked for or its own; None is the stored one."""
+    own = own_fit_path(chip)
+    return Path(asked) if asked else own if own.is_file() else None
+
+
+def fit_of(chip: str, asked: str | None = None) -> Efficiencies:
+    """Return the fit that prices the chip's kernels; raises InputError where a file holds none."""
+    path = fit_file(chip, asked)
+    if path is None:
+        return read_fit(read_chip(chip).fit)
+    try:
+        return Efficiencies(**yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (OSError, UnicodeError, TypeError, yaml.YAMLError) as error:
+        raise InputError(f"{path} must hold a fit, as `gulliver calibrate` writes it, but: {error}") from error
+
+
+def write_fit(path: Path, fit: Efficiencies, source: str) -> None:
+    """Write the fit as YAML, with four significant digits, and say what it was fitted to; raises OSError."""
     rounded = {key: _rounded(value) for key, value in asdict(fit).items()}
     header = (
-        "# Fitted to the published times in evaluators/latency/data/kernel_times.csv by benchmarks/latency_model.py;\n"
+        f"# Fitted to {source};\n"
         "# what each value means: evaluators/latency/chip_model.py. The errors are those of the fit itself.\n"
     )
-    (folder / f"{name}.yaml").write_text(header + yaml.safe_dump(rounded, sort_keys=False))
+    text = header + yaml.safe_dump(rounded, sort_keys=False)
+    write_atomically(path, lambda temporary: temporary.write_text(text))
 
 
 def _rounded(value: Any) -> Any:

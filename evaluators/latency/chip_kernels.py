@@ -57,7 +57,7 @@ def chip_kernel(chip: str, kernel: Kernel) -> AnyKernel:
 
 
 def _operation(chip: str, precision: str) -> str:
-    if chip.startswith("nvidia"):
+    if read_chip(chip).fit.startswith("nvidia"):
         return "gemm"
     return _ASCEND_OPERATIONS.get(precision, "quant_matmul" if precision.startswith(("int", "w")) else "grouped_matmul")
 
@@ -108,7 +108,7 @@ def _vector_pass(chip: str, memory_bytes: float, operations: float) -> StagedKer
 def _gated_mlp(chip: str, kernel: GatedMlpKernel) -> StagedKernel:
     """Return the fused kernel; raises InputError where the chip has none."""
     if "mlp" not in read_chip(chip).fusions:
-        raise InputError(f"{chip} has no kernel that fuses a gated MLP")
+        raise InputError(f"{read_chip(chip).name} has no kernel that fuses a gated MLP")
     rows, operation = kernel.group_rows, FUSED[int(len(kernel.group_rows) > 1)]
 
     def half(k: int) -> PublishedKernel:

@@ -2,15 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 from gulliver.compressors.compress import Original
 from gulliver.evaluators.factors import Factor
 from gulliver.evaluators.latency.cards import Plan, plans
-from gulliver.evaluators.latency.chip import read_chip
-from gulliver.evaluators.latency.chip_fit import read_fit
+from gulliver.evaluators.latency.chip import Chip, read_chip
+from gulliver.evaluators.latency.chip_fit import fit_file, fit_of
 from gulliver.evaluators.latency.chip_kernels import chip_kernel, precision_of
-from gulliver.evaluators.latency.chip_model import price
+from gulliver.evaluators.latency.chip_model import Efficiencies, price
 from gulliver.evaluators.latency.chip_prediction import MODES, Prediction, predict
 from gulliver.evaluators.latency.gated_mlp import GatedMlpFusion
 from gulliver.evaluators.latency.kernel import Kernel, KernelCall, MemoryKernel, Price
@@ -28,8 +29,10 @@ _CONVOLUTIONS = ("conv1d", "conv2d")
 
 @dataclass(frozen=True)
 class ChipTarget:
-    """`cards` chips of one kind (a file of conf/chip) that run batches of `batch`; prices are the model's.
+    """`cards` chips of one kind that run batches of `batch`; prices are the model's.
 
+    `chip` is the name of a file of conf/chip, or a file of that form. `fit` is a file that `gulliver calibrate` wrote;
+    without it the chip's own calibration prices its kernels, or else the stored fit that it names.
     `mode` is that of `gulliver predict`: the model alone, or corrected by the nearest measured kernels where there are.
     """
 
@@ -39,9 +42,10 @@ class ChipTarget:
     mode: str = "model"
     float_type: str = "float16"
     channel_multiple: int = 16
+    fit: str | None = None
 
     def __post_init__(self) -> None:
-        read_chip(self.chip)
+        fit_of(self.chip, self.fit)
         for key in ("batch", "cards", "channel_multiple"):
             if getattr(self, key) < 1:
                 raise InputError(f"`target.{key} >= 1` must hold, but it is {getattr(self, key)}")
@@ -53,7 +57,7 @@ class ChipTarget:
     @property
     def name(self) -> str:
         """Return the chip's name."""
-        return self.chip
+        return read_chip(self.chip).name
 
     @property
     def capabilities(self) -> Capabilities:
@@ -71,7 +75,8 @@ class ChipTarget:
     @property
     def conditions(self) -> str:
         """Return the conditions of every latency, in words."""
-        return f"batch {self.batch}, {self.cards} card{'s' * (self.cards > 1)}, modelled ({self.mode})"
+        own = "" if fit_file(self.chip, self.fit) is None else ", own calibration"
+        return f"batch {self.batch}, {self.cards} card{'s' * (self.cards > 1)}, modelled ({self.mode}{own})"
 
     @property
     def runtime(self) -> None:
@@ -93,7 +98,7 @@ class ChipTarget:
         """Return the lowering of a network with these choices, each layer in its widths, gated MLPs fused."""
         plain = Lowering(graph, choices, self.batch, self.float_type, precision_of)
         fuses = "mlp" in read_chip(self.chip).fusions
-        refusal = "" if fuses else f"{self.chip} has no kernel that fuses one"
+        refusal = "" if fuses else f"{self.name} has no kernel that fuses one"
         return GatedMlpFusion(graph, choices, plain, refusal)
 
     def lower(self, graph: LayerGraph, recipe: Recipe) -> tuple[KernelCall, ...]:
@@ -111,8 +116,8 @@ class ChipLatencyModel:
 
     @property
     def basis(self) -> str:
-        """Return how many published times the model was fitted to, and how well."""
-        fit = read_fit(read_chip(self.target.chip).fit)
+        """Return how many kernel times the model was fitted to, and how well."""
+        fit = self._fit
         fitted = f"fitted to {fit.rows} kernel times with a mean error of {fit.mean_error:.1%}"
         return f"modelled, nothing is measured; {fitted}"
 
@@ -137,8 +142,13 @@ class ChipLatencyModel:
         parts = dict.fromkeys(part for choices in missing.values() for plan in choices for part in plan.kernels)
         new = [part for part in parts if part not in self._predicted]
         if new:
-            self._predicted.update(zip(new, price_kernels(self.target.chip, new, self.target.mode), strict=True))
+            found = price_kernels(self.target.chip, new, self.target.mode, self._fit)
+            self._predicted.update(zip(new, found, strict=True))
         self._prices.update({kernel: self._best(choices) for kernel, choices in missing.items()})
+
+    @cached_property
+    def _fit(self) -> Efficiencies:
+        return fit_of(self.target.chip, self.target.fit)
 
     def _best(self, choices: Sequence[Plan]) -> Price:
         best = min(choices, key=lambda plan: plan.seconds(self._seconds))
@@ -157,21 +167,23 @@ def choice_factors(model: ChipLatencyModel, variables: Sequence[Sequence[Sequenc
     return tuple(Factor((index,), table) for index, table in enumerate(tables))
 
 
-def price_kernels(chip: str, kernels: Sequence[Kernel], mode: str = "model") -> list[Prediction]:
+def price_kernels(
+    chip: str, kernels: Sequence[Kernel], mode: str = "model", fit: Efficiencies | None = None
+) -> list[Prediction]:
     """Return the chip's prices of kernels, all at once; what no published kernel is like is priced by the model."""
-    made = [chip_kernel(chip, kernel) for kernel in kernels]
-    prices = price(made, read_fit(read_chip(chip).fit))
+    made, fit = [chip_kernel(chip, kernel) for kernel in kernels], fit or fit_of(chip)
+    prices = price(made, fit)
     found = [Prediction(*it, "model") for it in zip(prices.seconds.tolist(), prices.bound_by, strict=True)]
     nearest = [(index, it) for index, it in enumerate(made) if isinstance(it, PublishedKernel) and mode == "nearest"]
-    corrected = predict([it for _, it in nearest], mode)
+    corrected = predict([it for _, it in nearest], mode, {read_chip(chip).fit: fit})
     for (index, _), prediction in zip(nearest, corrected, strict=True):
         found[index] = prediction
-    return [_without_launch(chip, *it) for it in zip(kernels, found, strict=True)]
+    return [_without_launch(read_chip(chip), fit, *it) for it in zip(kernels, found, strict=True)]
 
 
-def _without_launch(chip: str, kernel: Kernel, found: Prediction) -> Prediction:
+def _without_launch(chip: Chip, fit: Efficiencies, kernel: Kernel, found: Prediction) -> Prediction:
     """Return the price; a residual that a convolution reads costs its bytes and no launch."""
     if not (isinstance(kernel, MemoryKernel) and kernel.kind == "fused_add"):
         return found
-    bandwidth = read_chip(chip).memory_bandwidth_bytes_per_s * read_fit(read_chip(chip).fit).memory_efficiency
+    bandwidth = chip.memory_bandwidth_bytes_per_s * fit.memory_efficiency
     return replace(found, seconds=kernel.bytes_moved / bandwidth, bound_by="memory")

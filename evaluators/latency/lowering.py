@@ -18,7 +18,7 @@ from gulliver.spaces.shapes import Channels
 
 _LAYER_KINDS = ("conv1d", "conv2d", "linear")
 _FUSED_KINDS = ("relu", "activation")
-_PASS_KINDS = ("add", "pool", "concat", "slice", "other", *_FUSED_KINDS)
+_PASS_KINDS = ("add", "pool", "concat", "other", *_FUSED_KINDS)
 _INT8 = "int8"
 _INT8_BITS = 8
 
@@ -61,6 +61,10 @@ class Lowering:
             yield from self._layer_calls(operation)
         elif operation.kind == "input" and self._is_rounded(operation.name):
             yield self._memory_call("round", operation, _INT8, "the network's input is rounded")
+        elif operation.kind == "slice" and operation.shape:
+            yield self._memory_call("slice", operation, self.float_type)
+            if self._is_rounded(operation.name):
+                yield self._memory_call("round", operation, _INT8, "a copy rounds nothing")
         elif operation.kind in _PASS_KINDS and operation.shape and not self._is_absorbed(operation):
             yield self._memory_call(
                 operation.kind, operation, self._rounded_output(operation), self._why_a_pass(operation)

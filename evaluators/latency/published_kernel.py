@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from gulliver.evaluators.latency.chip import chip_names
+from gulliver.evaluators.latency.chip import chip_names, read_chip
 from gulliver.tasks.errors import InputError
 
 COLUMNS = (
@@ -111,8 +111,11 @@ def dtype(name: str) -> str:
     return _SYNONYMS.get(name, name)
 
 
-def read_kernel(row: Mapping[str, str | None]) -> PublishedKernel:
-    """Return the kernel of a row of the table; raises InputError that names the column, the rule and the value."""
+def read_kernel(row: Mapping[str, str | None], own_chip: str = "") -> PublishedKernel:
+    """Return the kernel of a row of the table; raises InputError that names the column, the rule and the value.
+
+    `own_chip` is the file of a chip that rows may be of, beside the known ones.
+    """
     values = {key: (row.get(key) or "").strip() for key in COLUMNS}
     operation = values["op"]
     if operation not in OPERATIONS:
@@ -123,22 +126,31 @@ def read_kernel(row: Mapping[str, str | None]) -> PublishedKernel:
     if groups > _MOST_GROUPS:
         raise InputError(f"groups must be at most {_MOST_GROUPS}, but is {groups}")
     rows = _group_rows(values["group_list"], groups, _rows_here(values["notes"], m, groups))
-    chip = chip_of(values["hardware"], values["notes"])
+    chip = chip_of(values["hardware"], values["notes"], own_chip)
     return PublishedKernel(
         chip, operation, activation, weight, rows, m, n, k, values["notes"], _time_us(values["time_us"])
     )
 
 
-def chip_of(hardware: str, notes: str = "") -> str:
-    """Return the chip's name; where a table leaves the number of cores open, the notes state it ("20 AIC")."""
-    plain = re.sub(r"[^a-z0-9]", "", hardware.partition("(")[0].lower())
-    known = {name.replace("_", ""): name for name in chip_names()}
+def chip_of(hardware: str, notes: str = "", own_chip: str = "") -> str:
+    """Return the chip's name, or `own_chip` where it is that file's.
+
+    Where a table leaves the number of cores open, the notes state it ("20 AIC").
+    """
+    plain = _plain(hardware.partition("(")[0])
+    known = {_plain(name): name for name in chip_names()}
+    if own_chip:
+        known[_plain(read_chip(own_chip).name)] = own_chip
     if plain == "ascend910b":
         cores = re.search(r"\b(20|24) AIC\b", notes)
         plain += {"20": "3", "24": "2"}[cores[1]] if cores else ""
     if plain not in known:
         raise InputError(f"unknown hardware {hardware or '(empty)'}; known are {', '.join(chip_names())}")
     return known[plain]
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def _dtype(values: Mapping[str, str], column: str) -> str:

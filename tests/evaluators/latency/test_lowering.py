@@ -179,9 +179,9 @@ def test_parts_of_a_tensor_are_copied_and_the_split_itself_is_free():
     rest = [MemoryKernel("other", 2 * hidden * 2), MemoryKernel("other", 3 * hidden * 2)]
     copy, joined = MemoryKernel("slice", 2 * elements * 2), MemoryKernel("concat", 4 * elements * 2)
     assert passes(lowered(graph)) == [copy, copy, *rest, joined]
-    # The part that an int8 layer reads is rounded while it is copied.
-    rounded = MemoryKernel("slice", elements * 2 + elements)
-    assert passes(lowered(graph, gate=INT8, up=INT8)) == [rounded, copy, *rest, joined]
+    # The part that an int8 layer reads is copied first: rounding it is a kernel of its own.
+    rounded = MemoryKernel("round", elements * 2 + elements)
+    assert passes(lowered(graph, gate=INT8, up=INT8)) == [copy, rounded, copy, *rest, joined]
 
 
 def test_removed_channels_of_sequences_are_gone_from_the_passes():
