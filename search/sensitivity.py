@@ -7,7 +7,8 @@ measured is kept in the cache under the network, the calibration inputs and the 
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from tqdm import tqdm
 
 Choice = tuple[str, int]
 _STRONGEST = 1.0
+_BROKEN = 10.0
 _SAVED_EVERY = 20
 _LOSS_FILES = (Path(divergence.__file__), Path(taylor.__file__))
 
@@ -49,6 +51,10 @@ class SensitivitySettings:
             raise InputError(
                 "`sensitivity.samples >= 1` and `sensitivity.pairs >= 0` must hold, "
                 f"but they are {self.samples} and {self.pairs}"
+            )
+        if self.method == "gradient" and self.divergence != "kl":
+            raise InputError(
+                f"`sensitivity.divergence` must be kl for sensitivity.method=gradient, but is {self.divergence}"
             )
 
 
@@ -100,18 +106,13 @@ def measure_sensitivities(
 ) -> Sensitivities:
     """Return the sensitivities of all choices of the space, from the cache or measured with one of the METHODS."""
     store = _Store(_cache_path(original, settings, method))
-    measure = METHODS[method]
 
     def losses(recipes: Sequence[Recipe], what: str) -> list[float]:
         missing = {it.key: it for it in recipes if it.key not in store.losses}
-        measured = measure(original, settings, list(missing.values()))
-        bar = tqdm(zip(missing, measured, strict=True), what, len(missing), unit="choice", disable=not missing)
-        for index, (key, loss) in enumerate(bar):
-            store.losses[key] = loss
-            if index % _SAVED_EVERY == 0:
-                store.save()
-        store.save()
-        return [max(0.0, store.losses[it.key]) for it in recipes]
+        if missing:
+            measured = METHODS[method](original, settings, list(missing.values()))
+            store.fill(tqdm(zip(missing, measured, strict=True), what, len(missing), unit="choice"))
+        return _finite([store.losses[it.key] for it in recipes])
 
     choices = [(it.name, rung) for it in space.dimensions for rung in range(1, it.rungs)]
     alone = dict(zip(choices, losses([space.decode(dict([it])) for it in choices], f"{method} losses"), strict=True))
@@ -122,6 +123,12 @@ def measure_sensitivities(
         (a, b): _share(loss, alone[a, ends[a]], alone[b, ends[b]]) for (a, b), loss in zip(pairs, together, strict=True)
     }
     return Sensitivities(method, alone, shares)
+
+
+def _finite(losses: Sequence[float]) -> list[float]:
+    """Return the losses, none below 0; where a choice gives no numbers, it is worse than all that do."""
+    worst = max((it for it in losses if math.isfinite(it)), default=0.0) or 1.0
+    return [max(0.0, it) if math.isfinite(it) else _BROKEN * worst for it in losses]
 
 
 def _strongest_pairs(space: Space, alone: Mapping[Choice, float], count: int) -> list[tuple[str, str]]:
@@ -148,7 +155,18 @@ class _Store:
         self._path = path
         self.losses: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
 
+    def fill(self, measured: Iterable[tuple[str, float]]) -> None:
+        """Take losses as they are measured; what ends the measurement loses none, what kills it the last few."""
+        try:
+            for index, (key, loss) in enumerate(measured, 1):
+                self.losses[key] = loss
+                if index % _SAVED_EVERY == 0:
+                    self.save()
+        finally:
+            self.save()
+
     def save(self) -> None:
+        """Write the losses to the disk."""
         text = json.dumps(self.losses, indent=0)
         write_atomically(self._path, lambda temporary: temporary.write_text(text))
 

@@ -82,18 +82,22 @@ def rank_correlations(
 
 
 def rank_correlation(sensitivities: Sensitivities, space: Space, candidates: Sequence[Candidate]) -> float:
-    """Return Spearman's correlation of the predicted losses with the accuracies lost, NaN for fewer than 3 trials."""
+    """Return Spearman's correlation of the predicted losses with the accuracies lost.
+
+    NaN for fewer than 3 valid trials, and where one of both is the same for all.
+    """
     from scipy.stats import spearmanr
 
     valid = [it for it in candidates if it.scores.valid]
-    accuracies = [it.scores.accuracy_search for it in valid]
-    if len(valid) < 3 or len(set(accuracies)) < 2:
+    losses = predicted_losses(sensitivities, space, valid)
+    lost = np.array([-it.scores.accuracy_search for it in valid])
+    if len(valid) < 3 or not np.ptp(losses) or not np.ptp(lost):
         return float("nan")
-    return float(-spearmanr(predicted_losses(sensitivities, space, valid), accuracies).statistic)
+    return float(spearmanr(losses, lost).statistic)
 
 
 def predicted_losses(sensitivities: Sensitivities, space: Space, candidates: Sequence[Candidate]) -> Costs:
     """Return shape (candidates,): the losses that the sensitivities predict for the candidates' recipes."""
     encoded = [space.encode(candidate.recipe) for candidate in candidates]
     rungs = np.array([[it[dimension.name] for dimension in space.dimensions] for it in encoded], dtype=np.intp)
-    return total(sensitivities.factors(space), rungs)
+    return total(sensitivities.factors(space), rungs.reshape(-1, len(space.dimensions)))
