@@ -7,8 +7,10 @@ from gulliver.evaluators.latency.chip_target import ChipTarget
 from gulliver.evaluators.latency.gated_mlp import expert_rows, find_gated_mlps
 from gulliver.evaluators.latency.kernel import ComputeKernel, GatedMlpKernel, MemoryKernel
 from gulliver.spaces.recipe import Decompose, LayerRecipe, Quantize, Recipe
+from gulliver.spaces.space import untouched
 from gulliver.spaces.trace import trace
 from gulliver.tasks.errors import InputError
+from gulliver.tasks.moe_block import MoeBlock
 from torch import nn
 from torch.nn import functional as F
 
@@ -129,6 +131,19 @@ def test_with_few_tokens_a_partial_fallback_is_no_faster_than_a_whole_one(tokens
     fused, whole = times.pop((INT8,) * 3), times.pop((LayerRecipe(),) * 3)
     assert fused < 0.9 * whole
     assert min(times.values()) > 0.99 * whole
+
+
+def test_no_partial_fallback_of_a_routed_expert_is_faster_than_a_whole_one():
+    task = MoeBlock()
+    graph, target = trace(task.model, task.example_inputs), ChipTarget("ascend_910b2")
+    model, before = target.latency, untouched(graph)
+    for mlp in find_gated_mlps(graph):
+        times = {}
+        for choices in product((INT8, LayerRecipe()), repeat=3):
+            recipe = Recipe(dict(before.layers) | dict(zip(mlp.layers, choices, strict=True)))
+            times[choices] = model.total_ms(target.lower(graph, recipe))
+        fused, whole = times.pop((INT8,) * 3), times.pop((LayerRecipe(),) * 3)
+        assert fused < whole < min(times.values())
 
 
 def test_rows_of_experts_add_up_to_all_that_were_routed():
