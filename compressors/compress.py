@@ -2,13 +2,16 @@
 
 import copy
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from gulliver.compressors.batch_norm import reestimate_batch_norms
+from gulliver.compressors.criteria import CRITERIA, group_sparsify
 from gulliver.compressors.decompose import decompose
 from gulliver.compressors.finetune import Recovery, finetune, recover
 from gulliver.compressors.quantize import quantize
-from gulliver.compressors.sparsify import Ranking, rank_channels, sparsify
+from gulliver.compressors.reconstruct import reconstruct
+from gulliver.compressors.sparsify import Ranking, rank_channels, removed_indices, sparsify
 from gulliver.spaces.layer_graph import LayerGraph
 from gulliver.spaces.network_identity import check_recipe, network_hash
 from gulliver.spaces.recipe import Recipe
@@ -29,6 +32,18 @@ class Original:
     ranking: Ranking
     calibration: Calibration
     outputs: tuple[Tensor, ...]
+
+    def ranking_for(self, recipe: Recipe) -> Ranking:
+        """Return each group's channels, least important first, by the criterion that the recipe names for it."""
+        criteria = {group.name: group_sparsify(group, recipe).criterion for group in self.graph.channel_groups}
+        for criterion in set(criteria.values()) - self._rankings.keys():
+            self._rankings[criterion] = CRITERIA[criterion](self.task.model, self.graph, self.calibration)
+        return {name: order for name in criteria if (order := self._rankings[criteria[name]].get(name)) is not None}
+
+    @cached_property
+    def _rankings(self) -> dict[str, Ranking]:
+        """The rankings by the criteria that were asked for so far."""
+        return {"magnitude": self.ranking}
 
 
 def read_original(task: Task) -> Original:
@@ -83,6 +98,9 @@ def thin(original: Original, recipe: Recipe, calibration: Calibration) -> nn.Mod
     model = copy.deepcopy(original.task.model).eval()
     if not is_thinned(recipe):
         return model
-    sparsify(model, original.graph, recipe, original.ranking)
+    ranking = original.ranking_for(recipe)
+    sparsify(model, original.graph, recipe, ranking)
+    removed = removed_indices(original.graph, recipe, ranking)
+    reconstruct(model, original.task.model, original.graph, recipe, removed, calibration)
     decompose(model, recipe)
     return reestimate_batch_norms(model, calibration)

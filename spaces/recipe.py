@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -13,14 +13,23 @@ from gulliver.tasks.errors import InputError
 WEIGHT_BITS = range(2, 9)
 ACTIVATION_BITS = range(4, 17)
 RANKS = range(1, 1 << 31)
+CRITERIA = ("magnitude", "batch_norm_scale", "taylor", "fisher")
+
+# Fields that are younger than the first recipes: left out of keys and files at their defaults, so that those stay.
+_YOUNGER = {"younger": True}
 
 
 @dataclass(frozen=True)
 class Sparsify:
-    """Remove this share of the layer's output channels."""
+    """Remove this share of the layer's output channels, the least important by the criterion first.
+
+    With `reconstruct`, the layers that read the others are solved anew to give what they gave (least squares).
+    """
 
     ratio: float
     kind: str = "channel"
+    criterion: str = field(default="magnitude", metadata=_YOUNGER)
+    reconstruct: bool = field(default=False, metadata=_YOUNGER)
 
 
 @dataclass(frozen=True)
@@ -105,7 +114,7 @@ class Recipe:
     @property
     def key(self) -> str:
         """Return 16 hexadecimal digits that are equal exactly where the layers' choices are."""
-        layers = {name: asdict(layer) | {"fallback": None} for name, layer in self.layers.items()}
+        layers = {name: layer_values(layer) | {"fallback": None} for name, layer in self.layers.items()}
         for choice in layers.values():
             if choice["sparsify"] is not None:
                 # A ratio of 0, 0.0 or -0.0 is one choice, but three texts.
@@ -119,6 +128,21 @@ class Recipe:
         write_recipe(self, Path(path))
 
 
+def layer_values(layer: LayerRecipe) -> dict[str, Any]:
+    """Return the layer's choice as plain dictionaries; see `choice_values`."""
+    slots = {slot: getattr(layer, slot) for slot in ("sparsify", "decompose", "quantize")}
+    values = {slot: None if choice is None else choice_values(choice) for slot, choice in slots.items()}
+    return {**values, "fallback": layer.fallback}
+
+
+def choice_values(choice: Any) -> dict[str, Any]:
+    """Return the fields of one method's choice, without those at their defaults that are younger than the format."""
+    values = {item.name: (getattr(choice, item.name), item) for item in fields(choice)}
+    return {
+        name: value for name, (value, item) in values.items() if "younger" not in item.metadata or value != item.default
+    }
+
+
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
@@ -127,10 +151,21 @@ def _is_whole(value: object, allowed: range) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value in allowed
 
 
+def _one_of(key: str, allowed: tuple[str, ...]) -> tuple[str, Callable[[Any], bool]]:
+    """Return the rule, in words and as a test, that the value is one of these names."""
+    return f"`{key}` must be {' or '.join(map(repr, allowed))}", lambda value: value in allowed
+
+
+def _yes_or_no(key: str) -> tuple[str, Callable[[Any], bool]]:
+    return f"`{key}` must be true or false", lambda value: isinstance(value, bool)
+
+
 _RULES: tuple[tuple[str, str, str, Callable[[Any], bool]], ...] = (
-    ("sparsify", "kind", "`kind` must be 'channel'", lambda kind: kind == "channel"),
+    ("sparsify", "kind", *_one_of("kind", ("channel",))),
     ("sparsify", "ratio", "`0 <= ratio < 1` must hold", lambda ratio: _is_number(ratio) and 0 <= ratio < 1),
-    ("decompose", "kind", "`kind` must be 'svd'", lambda kind: kind == "svd"),
+    ("sparsify", "criterion", *_one_of("criterion", CRITERIA)),
+    ("sparsify", "reconstruct", *_yes_or_no("reconstruct")),
+    ("decompose", "kind", *_one_of("kind", ("svd",))),
     ("decompose", "rank", "`rank >= 1` must hold, whole", lambda rank: _is_whole(rank, RANKS)),
     (
         "quantize",

@@ -12,7 +12,13 @@ LAYER = "layer2.0.conv1"
 
 choices = st.builds(
     LayerRecipe,
-    st.none() | st.builds(Sparsify, st.sampled_from([0, 0.0, -0.0, 0.25, 0.5])),
+    st.none()
+    | st.builds(
+        Sparsify,
+        st.sampled_from([0, 0.0, -0.0, 0.25, 0.5]),
+        criterion=st.sampled_from(["magnitude", "taylor"]),
+        reconstruct=st.booleans(),
+    ),
     st.none() | st.builds(Decompose, st.integers(1, 3)),
     st.none() | st.builds(Quantize, st.sampled_from([4, 8]), st.sampled_from([8, 16])),
     st.none() | st.sampled_from(["the search chose bfloat16", "too sensitive"]),
@@ -78,6 +84,7 @@ def test_a_copied_or_pickled_recipe_is_the_same_with_all_that_equality_leaves_ou
 
 
 RATIO = "`0 <= ratio < 1` must hold"
+CRITERION = "`criterion` must be 'magnitude' or 'batch_norm_scale' or 'taylor' or 'fisher'"
 RANK = "`rank >= 1` must hold, whole"
 WEIGHT = "`2 <= weight_bits <= 8` must hold, whole"
 ACTIVATION = "`4 <= activation_bits <= 16` must hold, whole"
@@ -92,7 +99,12 @@ ACTIVATION = "`4 <= activation_bits <= 16` must hold, whole"
         (LayerRecipe(Sparsify(float("nan"))), f"{RATIO}, but {LAYER} has ratio=nan"),
         (LayerRecipe(Sparsify("half")), f"{RATIO}, but {LAYER} has ratio='half'"),
         (LayerRecipe(Sparsify(False)), f"{RATIO}, but {LAYER} has ratio=False"),
-        (LayerRecipe(Sparsify(0.5, "2:4")), f"`kind` must be 'channel', but {LAYER} has kind='2:4'"),
+        (LayerRecipe(Sparsify(0.5, "block")), f"`kind` must be 'channel', but {LAYER} has kind='block'"),
+        (LayerRecipe(Sparsify(0.5, criterion="luck")), f"{CRITERION}, but {LAYER} has criterion='luck'"),
+        (
+            LayerRecipe(Sparsify(0.5, reconstruct=1)),
+            f"`reconstruct` must be true or false, but {LAYER} has reconstruct=1",
+        ),
         (LayerRecipe(None, Decompose(0)), f"{RANK}, but {LAYER} has rank=0"),
         (LayerRecipe(None, Decompose(2.5)), f"{RANK}, but {LAYER} has rank=2.5"),
         (LayerRecipe(None, Decompose(True)), f"{RANK}, but {LAYER} has rank=True"),

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from gulliver.spaces.recipe import Decompose, Finetune, FoundFor, LayerRecipe, Quantize, Recipe, Sparsify
+from gulliver.spaces.recipe import CRITERIA, Decompose, Finetune, FoundFor, LayerRecipe, Quantize, Recipe, Sparsify
 from gulliver.spaces.recipe_file import from_document, read_recipe, to_document, write_recipe
 from gulliver.tasks import cache
 from gulliver.tasks.errors import InputError
@@ -14,7 +14,13 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 numbers = st.floats(allow_nan=False)
 choices = st.builds(
     LayerRecipe,
-    st.none() | st.builds(Sparsify, st.floats(0, 1, exclude_max=True)),
+    st.none()
+    | st.builds(
+        Sparsify,
+        st.floats(0, 1, exclude_max=True),
+        criterion=st.sampled_from(CRITERIA),
+        reconstruct=st.booleans(),
+    ),
     st.none() | st.builds(Decompose, st.integers(1, 2**31 - 1)),
     st.none() | st.builds(Quantize, st.integers(2, 8), st.integers(4, 16)),
     st.none() | texts,
