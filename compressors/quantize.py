@@ -1,18 +1,25 @@
 """Quantization as it is exported: weights and activations pass through fake quantization.
 
-Weights are symmetric per output channel, activations per tensor, signed only where they fall below zero; the
-scheme is that of Krishnamoorthi, "Quantizing deep convolutional networks for efficient inference: A whitepaper",
-2018.
+Weights are symmetric per output channel or per group of a row; activations are per tensor, signed or shifted only
+where they fall below zero. Source: Krishnamoorthi, "Quantizing deep convolutional networks for efficient inference:
+A whitepaper", 2018.
 """
 
+import copy
 import operator
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 
 import torch
 from gulliver.compressors.batch_norm import fold_batch_norms
+from gulliver.compressors.calibrators import CALIBRATORS, fit_grid
+from gulliver.compressors.correct_bias import correct_biases
+from gulliver.compressors.equalize import equalize
+from gulliver.compressors.observe import observe_extremes, observe_histograms
+from gulliver.compressors.weight_scales import WEIGHT_SCALES
 from gulliver.spaces.recipe import Quantize, Recipe
 from gulliver.spaces.trace import symbolic_trace
+from gulliver.tasks.errors import InputError
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
@@ -24,69 +31,82 @@ _SMALLEST_SCALE = 1e-8
 class QuantizedActivation(nn.Module):
     """Round a tensor to the integers between two levels, at one scale; what it is given it gives back, rounded."""
 
-    def __init__(self, lowest: float, highest: float, bits: int) -> None:
+    def __init__(self, lowest: float, highest: float, bits: int, symmetric: bool = True) -> None:
         super().__init__()
-        signed = lowest < 0
-        # All levels, -128 too: OpenVINO moves 255 signed levels to another grid of 256, and gives other results.
-        self.lowest_level = -(2 ** (bits - 1)) if signed else 0
-        self.highest_level = 2 ** (bits - 1) - 1 if signed else 2**bits - 1
-        below = lowest / self.lowest_level if signed else 0.0
-        self.scale = max(highest / self.highest_level, below, _SMALLEST_SCALE)
+        grid = fit_grid(lowest, highest, bits, symmetric)
+        self.scale, self.zero_point = grid.scale, grid.zero_point
+        self.lowest_level, self.highest_level = grid.lowest_level, grid.highest_level
 
     def forward(self, values: Tensor) -> Tensor:
         """Return the tensor of the same shape, rounded and clipped."""
-        return torch.fake_quantize_per_tensor_affine(values, self.scale, 0, self.lowest_level, self.highest_level)
+        return torch.fake_quantize_per_tensor_affine(
+            values, self.scale, self.zero_point, self.lowest_level, self.highest_level
+        )
 
 
 class QuantizedLayer(nn.Module):
-    """A convolution or linear layer whose weights are rounded, each output channel at its own scale."""
+    """A convolution or linear layer whose weights are rounded, each output channel at its own scale.
+
+    With a `group_size`, each such number of a row's weights has a scale of its own: `scales` has (outputs * groups,).
+    """
 
     scales: Tensor
     zero_points: Tensor
 
-    def __init__(self, layer: nn.Conv1d | nn.Conv2d | nn.Linear, weight_bits: int) -> None:
+    def __init__(
+        self,
+        layer: nn.Conv1d | nn.Conv2d | nn.Linear,
+        weight_bits: int,
+        weight_scales: str = "max",
+        group_size: int | None = None,
+    ) -> None:
         super().__init__()
         self.layer = layer
         self.highest_level = 2 ** (weight_bits - 1) - 1
-        weight = layer.weight.detach()
-        reach = weight.abs().flatten(1).amax(1)
-        self.register_buffer("scales", (reach / self.highest_level).clamp_min(_SMALLEST_SCALE))
-        self.register_buffer("zero_points", torch.zeros(len(weight), dtype=torch.int32))
+        self.group_size = group_size
+        scales = WEIGHT_SCALES[weight_scales](self._rows(layer.weight.detach()).flatten(1), self.highest_level)
+        self.register_buffer("scales", scales.clamp_min(_SMALLEST_SCALE))
+        self.register_buffer("zero_points", torch.zeros(len(scales), dtype=torch.int32))
 
     def forward(self, values: Tensor) -> Tensor:
         """Return what the layer returns with its weights rounded."""
         layer = self.layer
         weight = torch.fake_quantize_per_channel_affine(
-            layer.weight, self.scales, self.zero_points, 0, -self.highest_level, self.highest_level
+            self._rows(layer.weight), self.scales, self.zero_points, 0, -self.highest_level, self.highest_level
         )
+        if self.group_size is not None:
+            weight = weight.reshape(layer.weight.shape)
         if isinstance(layer, nn.Linear):
             return F.linear(values, weight, layer.bias)
         result: Tensor = layer._conv_forward(values, weight, layer.bias)
         return result
 
+    def _rows(self, weight: Tensor) -> Tensor:
+        """Return the weights with one row for each scale."""
+        return weight if self.group_size is None else weight.reshape(-1, self.group_size)
+
 
 def quantize(model: nn.Module, recipe: Recipe, calibration: Iterable[tuple[Tensor, ...]]) -> fx.GraphModule:
     """Return the network with batch norms folded and the recipe's layers and their inputs quantized.
 
-    A tensor that feeds several quantized layers is rounded once, and a residual addition takes the rounded
-    tensor where there is one, so that it need not be kept in two forms. Activation ranges are the extremes
-    seen on the calibration inputs.
+    A tensor that feeds several quantized layers is rounded once, for the first of those with the most activation bits,
+    and a residual addition takes the rounded tensor where there is one, so that it need not be kept in two forms.
+    Raises InputError where weights cannot be grouped as the recipe says.
     """
     traced = _without_identities(fold_batch_norms(symbolic_trace(model)))
     choices = {name: choice.quantize for name, choice in recipe.layers.items() if choice.quantize}
     chosen = {node: choice for node in traced.graph.nodes if (choice := _choice_of(node, choices, traced))}
     if not chosen:
         return traced
-    bits: dict[fx.Node, int] = {}
+    calibration = tuple(calibration)
+    equalize(traced, {str(node.target) for node, choice in chosen.items() if choice.equalize})
+    corrected = [str(node.target) for node, choice in chosen.items() if choice.correct_bias]
+    exact = copy.deepcopy(traced) if corrected else traced
+    _round_inputs(traced, chosen, calibration)
     for node, choice in chosen.items():
-        source = node.args[0]
-        bits[source] = max(choice.activation_bits, bits.get(source, 0))
-    ranges = _observe(traced, set(bits), calibration)
-    rounded = {source: _insert_rounding(traced, source, *ranges[source], bits[source]) for source in bits}
-    _reroute(traced, set(chosen), rounded)
-    for node, choice in chosen.items():
-        _quantize_layer(traced, str(node.target), choice.weight_bits)
+        _quantize_layer(traced, str(node.target), choice)
     traced.recompile()
+    correct_biases(traced, exact, list(dict.fromkeys(corrected)), calibration)
     return traced
 
 
@@ -110,36 +130,37 @@ def _choice_of(node: fx.Node, choices: dict[str, Quantize], traced: fx.GraphModu
     return choices.get(name) or choices.get(name.rpartition(".")[0])
 
 
-def _observe(
-    traced: fx.GraphModule, sources: set[fx.Node], calibration: Iterable[tuple[Tensor, ...]]
-) -> dict[fx.Node, tuple[float, float]]:
-    observer = _Observer(traced, sources)
-    with torch.no_grad():
-        for inputs in calibration:
-            observer.run(*inputs)
-    return observer.ranges
+def _round_inputs(
+    traced: fx.GraphModule, chosen: Mapping[fx.Node, Quantize], calibration: Sequence[tuple[Tensor, ...]]
+) -> None:
+    readers: dict[fx.Node, Quantize] = {}
+    for node, choice in chosen.items():
+        source = node.args[0]
+        assert isinstance(source, fx.Node)
+        # Weights in groups are run on floating-point inputs.
+        if choice.group_size is None and choice.activation_bits > _bits(readers.get(source)):
+            readers[source] = choice
+    extremes = observe_extremes(traced, set(readers), calibration)
+    beyond = {source: extremes[source] for source, choice in readers.items() if choice.calibrator != "min_max"}
+    histograms = observe_histograms(traced, beyond, calibration) if beyond else {}
+    ranges = dict(extremes)
+    for source, histogram in histograms.items():
+        choice = readers[source]
+        fit = partial(fit_grid, bits=choice.activation_bits, symmetric=choice.symmetric)
+        ranges[source] = CALIBRATORS[choice.calibrator](histogram, fit)
+    rounded = {source: _insert_rounding(traced, source, *ranges[source], readers[source]) for source in readers}
+    _reroute(traced, {node for node, choice in chosen.items() if choice.group_size is None}, rounded)
 
 
-class _Observer(fx.Interpreter):
-    """Run the network and keep the extremes of some of its tensors."""
-
-    def __init__(self, traced: fx.GraphModule, sources: set[fx.Node]) -> None:
-        super().__init__(traced)
-        self.ranges: dict[fx.Node, tuple[float, float]] = {}
-        self._sources = sources
-
-    def run_node(self, n: fx.Node) -> Any:
-        result = super().run_node(n)
-        if n in self._sources:
-            lowest, highest = (bound.item() for bound in torch.aminmax(result))
-            seen = self.ranges.get(n, (lowest, highest))
-            self.ranges[n] = (min(lowest, seen[0]), max(highest, seen[1]))
-        return result
+def _bits(choice: Quantize | None) -> int:
+    return choice.activation_bits if choice else 0
 
 
-def _insert_rounding(traced: fx.GraphModule, source: fx.Node, lowest: float, highest: float, bits: int) -> fx.Node:
+def _insert_rounding(
+    traced: fx.GraphModule, source: fx.Node, lowest: float, highest: float, choice: Quantize
+) -> fx.Node:
     name = f"rounded_{source.name}"
-    traced.add_submodule(name, QuantizedActivation(lowest, highest, bits))
+    traced.add_submodule(name, QuantizedActivation(lowest, highest, choice.activation_bits, choice.symmetric))
     with traced.graph.inserting_after(source):
         return traced.graph.call_module(name, (source,))
 
@@ -150,10 +171,22 @@ def _reroute(traced: fx.GraphModule, quantized: set[fx.Node], rounded: dict[fx.N
             node.args = tuple(rounded.get(argument, argument) for argument in node.args)
 
 
-def _quantize_layer(traced: fx.GraphModule, name: str, weight_bits: int) -> None:
+def _quantize_layer(traced: fx.GraphModule, name: str, choice: Quantize) -> None:
     layer = traced.get_submodule(name)
     if isinstance(layer, QuantizedLayer):
         return
     assert isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear)
+    if choice.group_size is not None:
+        _check_groups(name, layer, choice.group_size)
+    # A corrected bias must not reach the network that was given.
+    layer = copy.deepcopy(layer) if choice.correct_bias else layer
     parent, _, child = name.rpartition(".")
-    setattr(traced.get_submodule(parent), child, QuantizedLayer(layer, weight_bits))
+    quantized = QuantizedLayer(layer, choice.weight_bits, choice.weight_scales, choice.group_size)
+    setattr(traced.get_submodule(parent), child, quantized)
+
+
+def _check_groups(name: str, layer: nn.Module, group_size: int) -> None:
+    if not isinstance(layer, nn.Linear) or layer.in_features % group_size:
+        raise InputError(
+            f"`group_size` must divide the inputs of a Linear layer, but {name} is {layer} with group_size={group_size}"
+        )

@@ -14,6 +14,9 @@ WEIGHT_BITS = range(2, 9)
 ACTIVATION_BITS = range(4, 17)
 RANKS = range(1, 1 << 31)
 CRITERIA = ("magnitude", "batch_norm_scale", "taylor", "fisher")
+CALIBRATORS = ("min_max", "percentile", "entropy", "mse")
+WEIGHT_SCALES = ("max", "mse")
+GROUP_SIZES = range(1, 1 << 31)
 
 # Fields that are younger than the first recipes: left out of keys and files at their defaults, so that those stay.
 _YOUNGER = {"younger": True}
@@ -42,10 +45,22 @@ class Decompose:
 
 @dataclass(frozen=True)
 class Quantize:
-    """Run the layer on integers of these widths, one scale for each output channel and one for the inputs."""
+    """Run the layer on integers of these widths, one scale for each output channel and one for the inputs.
+
+    `calibrator` chooses the range of the inputs, `weight_scales` that of the weights; inputs that are not `symmetric`
+    have a zero point. Weights in groups of `group_size` inputs have a scale each, and the layer's inputs then stay in
+    floating point. `equalize` scales channels between the layer and the one before it, `correct_bias` takes back the
+    mean that rounding adds.
+    """
 
     weight_bits: int = 8
     activation_bits: int = 8
+    calibrator: str = field(default="min_max", metadata=_YOUNGER)
+    symmetric: bool = field(default=True, metadata=_YOUNGER)
+    weight_scales: str = field(default="max", metadata=_YOUNGER)
+    group_size: int | None = field(default=None, metadata=_YOUNGER)
+    equalize: bool = field(default=False, metadata=_YOUNGER)
+    correct_bias: bool = field(default=False, metadata=_YOUNGER)
 
 
 @dataclass(frozen=True)
@@ -179,6 +194,17 @@ _RULES: tuple[tuple[str, str, str, Callable[[Any], bool]], ...] = (
         "`4 <= activation_bits <= 16` must hold, whole",
         lambda bits: _is_whole(bits, ACTIVATION_BITS),
     ),
+    ("quantize", "calibrator", *_one_of("calibrator", CALIBRATORS)),
+    ("quantize", "symmetric", *_yes_or_no("symmetric")),
+    ("quantize", "weight_scales", *_one_of("weight_scales", WEIGHT_SCALES)),
+    (
+        "quantize",
+        "group_size",
+        "`group_size >= 1` must hold, whole, or be left out",
+        lambda size: size is None or _is_whole(size, GROUP_SIZES),
+    ),
+    ("quantize", "equalize", *_yes_or_no("equalize")),
+    ("quantize", "correct_bias", *_yes_or_no("correct_bias")),
 )
 
 

@@ -20,7 +20,7 @@ choices = st.builds(
         reconstruct=st.booleans(),
     ),
     st.none() | st.builds(Decompose, st.integers(1, 3)),
-    st.none() | st.builds(Quantize, st.sampled_from([4, 8]), st.sampled_from([8, 16])),
+    st.none() | st.builds(Quantize, st.sampled_from([4, 8]), st.sampled_from([8, 16]), symmetric=st.booleans()),
     st.none() | st.sampled_from(["the search chose bfloat16", "too sensitive"]),
 )
 recipes = st.builds(
@@ -113,6 +113,14 @@ ACTIVATION = "`4 <= activation_bits <= 16` must hold, whole"
         (LayerRecipe(None, None, Quantize(9)), f"{WEIGHT}, but {LAYER} has weight_bits=9"),
         (LayerRecipe(None, None, Quantize(8.0)), f"{WEIGHT}, but {LAYER} has weight_bits=8.0"),
         (LayerRecipe(None, None, Quantize(8, 3)), f"{ACTIVATION}, but {LAYER} has activation_bits=3"),
+        (
+            LayerRecipe(None, None, Quantize(calibrator="max")),
+            f"`calibrator` must be 'min_max' or 'percentile' or 'entropy' or 'mse', but {LAYER} has calibrator='max'",
+        ),
+        (
+            LayerRecipe(None, None, Quantize(group_size=0)),
+            f"`group_size >= 1` must hold, whole, or be left out, but {LAYER} has group_size=0",
+        ),
         (LayerRecipe(None, None, Quantize(8, 17)), f"{ACTIVATION}, but {LAYER} has activation_bits=17"),
         (LayerRecipe(None, None, Quantize(8, None)), f"{ACTIVATION}, but {LAYER} has activation_bits=None"),
     ],
