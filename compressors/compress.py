@@ -1,7 +1,7 @@
 """Apply a recipe: sparsify, decompose, fine-tune, quantize, in this order."""
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -9,12 +9,13 @@ from gulliver.compressors.batch_norm import reestimate_batch_norms
 from gulliver.compressors.criteria import CRITERIA, group_sparsify
 from gulliver.compressors.decompose import decompose
 from gulliver.compressors.finetune import Recovery, finetune, recover
+from gulliver.compressors.learned_steps import learned_steps
 from gulliver.compressors.quantize import quantize
 from gulliver.compressors.reconstruct import reconstruct
 from gulliver.compressors.sparsify import Ranking, rank_channels, removed_indices, sparsify
 from gulliver.spaces.layer_graph import LayerGraph
 from gulliver.spaces.network_identity import check_recipe, network_hash
-from gulliver.spaces.recipe import Recipe
+from gulliver.spaces.recipe import Finetune, Recipe
 from gulliver.spaces.trace import trace
 from gulliver.tasks.protocol import Task
 from torch import Tensor, fx, nn
@@ -79,12 +80,24 @@ def compress(
     """
     calibration = original.calibration if calibration is None else calibration
     thinned = thin(original, recipe, calibration)
-    if recipe.finetune is not None:
+    if recipe.finetune is not None and (is_thinned(recipe) or not recipe.finetune.quantization_aware):
         finetune(thinned, original.task, recipe.finetune)
     elif recovery is not None and recovery.steps and is_thinned(recipe):
         recover(thinned, original.calibration, original.outputs, recovery)
         reestimate_batch_norms(thinned, calibration)
-    return quantize(thinned, recipe, calibration)
+    quantized = quantize(thinned, recipe, calibration)
+    if recipe.finetune is not None and recipe.finetune.quantization_aware:
+        learn_rounding(quantized, original.task, recipe.finetune)
+    return quantized
+
+
+def learn_rounding(quantized: fx.GraphModule, task: Task, settings: Finetune) -> fx.GraphModule:
+    """Train a quantized network in place, the steps between its levels with its weights."""
+    # Without batch norms, which are folded, a network bears a tenth of the learning rate.
+    slower = replace(settings, learning_rate=settings.learning_rate / 10)
+    with learned_steps(quantized):
+        finetune(quantized, task, slower, "quantization-aware training", half=False)
+    return quantized
 
 
 def is_thinned(recipe: Recipe) -> bool:

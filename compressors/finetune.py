@@ -35,9 +35,12 @@ class Recovery:
             raise InputError("`trial.finetune.learning_rate` and `trial.finetune.temperature` must be above zero")
 
 
-def finetune(student: nn.Module, task: Task, settings: Finetune, progress: str = "fine-tuning") -> nn.Module:
+def finetune(
+    student: nn.Module, task: Task, settings: Finetune, progress: str = "fine-tuning", half: bool = True
+) -> nn.Module:
     """Train the student in place to give the original's outputs; return it in evaluation mode.
 
+    It runs in bfloat16 where `half`, which is too coarse for a network that is rounded.
     Raises InputError where the task has no training inputs.
     """
     if not isinstance(task, TrainingTask):
@@ -45,7 +48,7 @@ def finetune(student: nn.Module, task: Task, settings: Finetune, progress: str =
     steps = settings.epochs * sum(1 for _ in itertools.islice(task.training(0), settings.batches_per_epoch))
     pairs = _training_pairs(task, settings)
     shown = tqdm(pairs, progress, steps, leave=False, unit="step", mininterval=0.5)
-    return _distil(student, shown, steps, settings.learning_rate, settings.temperature)
+    return _distil(student, shown, steps, settings.learning_rate, settings.temperature, half)
 
 
 def recover(student: nn.Module, inputs: Sequence[Inputs], outputs: Sequence[Tensor], settings: Recovery) -> nn.Module:
@@ -55,7 +58,12 @@ def recover(student: nn.Module, inputs: Sequence[Inputs], outputs: Sequence[Tens
 
 
 def _distil(
-    student: nn.Module, pairs: Iterable[tuple[Inputs, Tensor]], steps: int, learning_rate: float, temperature: float
+    student: nn.Module,
+    pairs: Iterable[tuple[Inputs, Tensor]],
+    steps: int,
+    learning_rate: float,
+    temperature: float,
+    half: bool = True,
 ) -> nn.Module:
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(_SEED)
@@ -67,7 +75,7 @@ def _distil(
         # A tenth of the steps to rise, but two at least: OneCycleLR divides by zero where a phase has a single step.
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total, pct_start=max(0.1, 2 / total))
         for inputs, outputs in pairs:
-            loss = _loss(student, inputs, outputs, temperature)
+            loss = _loss(student, inputs, outputs, temperature, half)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -84,8 +92,8 @@ def _training_pairs(task: TrainingTask, settings: Finetune) -> Iterator[tuple[In
             yield inputs, outputs
 
 
-def _loss(student: nn.Module, inputs: Inputs, outputs: Tensor, temperature: float) -> Tensor:
-    with torch.autocast("cpu", torch.bfloat16):
+def _loss(student: nn.Module, inputs: Inputs, outputs: Tensor, temperature: float, half: bool) -> Tensor:
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
         given = student(*(_channels_last(tensor) for tensor in inputs))
     wanted = F.log_softmax(outputs.float() / temperature, -1)
     given = F.log_softmax(given.float() / temperature, -1)

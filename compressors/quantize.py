@@ -64,24 +64,27 @@ class QuantizedLayer(nn.Module):
         self.layer = layer
         self.highest_level = 2 ** (weight_bits - 1) - 1
         self.group_size = group_size
-        scales = WEIGHT_SCALES[weight_scales](self._rows(layer.weight.detach()).flatten(1), self.highest_level)
+        scales = WEIGHT_SCALES[weight_scales](self.rows(layer.weight.detach()).flatten(1), self.highest_level)
         self.register_buffer("scales", scales.clamp_min(_SMALLEST_SCALE))
         self.register_buffer("zero_points", torch.zeros(len(scales), dtype=torch.int32))
 
     def forward(self, values: Tensor) -> Tensor:
         """Return what the layer returns with its weights rounded."""
-        layer = self.layer
-        weight = torch.fake_quantize_per_channel_affine(
-            self._rows(layer.weight), self.scales, self.zero_points, 0, -self.highest_level, self.highest_level
+        rows = torch.fake_quantize_per_channel_affine(
+            self.rows(self.layer.weight), self.scales, self.zero_points, 0, -self.highest_level, self.highest_level
         )
-        if self.group_size is not None:
-            weight = weight.reshape(layer.weight.shape)
+        return self.run(values, rows)
+
+    def run(self, values: Tensor, rows: Tensor) -> Tensor:
+        """Return what the layer returns with these rows as its weights."""
+        layer = self.layer
+        weight = rows if self.group_size is None else rows.reshape(layer.weight.shape)
         if isinstance(layer, nn.Linear):
             return F.linear(values, weight, layer.bias)
         result: Tensor = layer._conv_forward(values, weight, layer.bias)
         return result
 
-    def _rows(self, weight: Tensor) -> Tensor:
+    def rows(self, weight: Tensor) -> Tensor:
         """Return the weights with one row for each scale."""
         return weight if self.group_size is None else weight.reshape(-1, self.group_size)
 

@@ -80,13 +80,15 @@ class LayerRecipe:
 class Finetune:
     """Learn from the original network for some epochs after the layers are thinned, before they are quantized.
 
-    `batches_per_epoch` ends an epoch early; None takes all of the task's batches.
+    `batches_per_epoch` ends an epoch early; None takes all of the task's batches. If `quantization_aware`, a quantized
+    network learns for as many epochs once more, its steps with its weights.
     """
 
     epochs: int
     learning_rate: float = 0.15
     temperature: float = 4.0
     batches_per_epoch: int | None = None
+    quantization_aware: bool = field(default=False, metadata=_YOUNGER)
 
 
 @dataclass(frozen=True)
@@ -224,6 +226,9 @@ def check_finetune(finetune: Finetune | None) -> None:
     batches = finetune.batches_per_epoch
     if batches is not None and not _is_whole(batches, range(1, 1 << 31)):
         raise InputError(f"`batches_per_epoch >= 1` must hold, whole, but finetune has batches_per_epoch={batches!r}")
+    if not isinstance(finetune.quantization_aware, bool):
+        value = finetune.quantization_aware
+        raise InputError(f"`quantization_aware` must be true or false, but finetune has quantization_aware={value!r}")
     for key in ("learning_rate", "temperature"):
         value = getattr(finetune, key)
         if not _is_number(value) or not 0 < value < float("inf"):

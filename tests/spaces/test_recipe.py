@@ -151,6 +151,10 @@ def test_the_ends_of_every_range_are_allowed(choice):
         (Finetune(0), "`1 <= epochs <= 10000` must hold, whole, but finetune has epochs=0"),
         (Finetune(1.5), "`1 <= epochs <= 10000` must hold, whole, but finetune has epochs=1.5"),
         (Finetune(10_001), "`1 <= epochs <= 10000` must hold, whole, but finetune has epochs=10001"),
+        (
+            Finetune(1, quantization_aware="yes"),
+            "`quantization_aware` must be true or false, but finetune has quantization_aware='yes'",
+        ),
         (Finetune(1, 0.0), "`0 < learning_rate < inf` must hold, but finetune has learning_rate=0.0"),
         (Finetune(1, float("inf")), "`0 < learning_rate < inf` must hold, but finetune has learning_rate=inf"),
         (Finetune(1, 0.1, -1), "`0 < temperature < inf` must hold, but finetune has temperature=-1"),

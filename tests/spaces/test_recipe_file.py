@@ -47,7 +47,13 @@ choices = st.builds(
     ),
     st.none() | texts,
 )
-finetunes = st.builds(Finetune, st.integers(1, 10_000), st.floats(1e-6, 1e3), st.floats(1e-3, 100))
+finetunes = st.builds(
+    Finetune,
+    st.integers(1, 10_000),
+    st.floats(1e-6, 1e3),
+    st.floats(1e-3, 100),
+    quantization_aware=st.booleans(),
+)
 circumstances = st.builds(
     FoundFor,
     network=st.none() | texts,
