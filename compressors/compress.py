@@ -115,5 +115,5 @@ def thin(original: Original, recipe: Recipe, calibration: Calibration) -> nn.Mod
     sparsify(model, original.graph, recipe, ranking)
     removed = removed_indices(original.graph, recipe, ranking)
     reconstruct(model, original.task.model, original.graph, recipe, removed, calibration)
-    decompose(model, recipe)
+    decompose(model, recipe, calibration)
     return reestimate_batch_norms(model, calibration)

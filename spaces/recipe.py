@@ -14,6 +14,7 @@ WEIGHT_BITS = range(2, 9)
 ACTIVATION_BITS = range(4, 17)
 RANKS = range(1, 1 << 31)
 CRITERIA = ("magnitude", "batch_norm_scale", "taylor", "fisher")
+DECOMPOSITIONS = ("svd", "channel_svd", "tucker2")
 CALIBRATORS = ("min_max", "percentile", "entropy", "mse")
 WEIGHT_SCALES = ("max", "mse")
 GROUP_SIZES = range(1, 1 << 31)
@@ -37,10 +38,17 @@ class Sparsify:
 
 @dataclass(frozen=True)
 class Decompose:
-    """Replace the layer by two thinner ones with `rank` channels between them."""
+    """Replace the layer by thinner ones with `rank` channels between them.
+
+    "svd" splits a convolution in two along its kernel, "channel_svd" into one of the same kernel and a 1 x 1, "tucker2"
+    into a core between two 1 x 1, whose inputs have `in_rank` channels (`rank` if left out). If `data_aware`, the
+    outputs on the calibration inputs are kept rather than the weights.
+    """
 
     rank: int
     kind: str = "svd"
+    in_rank: int | None = field(default=None, metadata=_YOUNGER)
+    data_aware: bool = field(default=False, metadata=_YOUNGER)
 
 
 @dataclass(frozen=True)
@@ -182,8 +190,15 @@ _RULES: tuple[tuple[str, str, str, Callable[[Any], bool]], ...] = (
     ("sparsify", "ratio", "`0 <= ratio < 1` must hold", lambda ratio: _is_number(ratio) and 0 <= ratio < 1),
     ("sparsify", "criterion", *_one_of("criterion", CRITERIA)),
     ("sparsify", "reconstruct", *_yes_or_no("reconstruct")),
-    ("decompose", "kind", *_one_of("kind", ("svd",))),
+    ("decompose", "kind", *_one_of("kind", DECOMPOSITIONS)),
     ("decompose", "rank", "`rank >= 1` must hold, whole", lambda rank: _is_whole(rank, RANKS)),
+    (
+        "decompose",
+        "in_rank",
+        "`in_rank >= 1` must hold, whole, or be left out",
+        lambda rank: rank is None or _is_whole(rank, RANKS),
+    ),
+    ("decompose", "data_aware", *_yes_or_no("data_aware")),
     (
         "quantize",
         "weight_bits",
@@ -215,6 +230,15 @@ def _check_layer(name: str, layer: LayerRecipe) -> None:
         choice = getattr(layer, slot)
         if choice is not None and not holds(getattr(choice, key)):
             raise InputError(f"{rule}, but {name} has {key}={getattr(choice, key)!r}")
+    if layer.decompose is not None:
+        _check_decompose(name, layer.decompose)
+
+
+def _check_decompose(name: str, choice: Decompose) -> None:
+    if choice.kind != "tucker2" and choice.in_rank is not None:
+        raise InputError(f"only kind='tucker2' has an `in_rank`, but {name} has kind={choice.kind!r} with one")
+    if choice.kind == "tucker2" and choice.data_aware:
+        raise InputError(f"kind='tucker2' must not be `data_aware`, but {name} has both")
 
 
 def check_finetune(finetune: Finetune | None) -> None:

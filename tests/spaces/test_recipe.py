@@ -85,6 +85,7 @@ def test_a_copied_or_pickled_recipe_is_the_same_with_all_that_equality_leaves_ou
 
 RATIO = "`0 <= ratio < 1` must hold"
 CRITERION = "`criterion` must be 'magnitude' or 'batch_norm_scale' or 'taylor' or 'fisher'"
+KIND = "`kind` must be 'svd' or 'channel_svd' or 'tucker2'"
 RANK = "`rank >= 1` must hold, whole"
 WEIGHT = "`2 <= weight_bits <= 8` must hold, whole"
 ACTIVATION = "`4 <= activation_bits <= 16` must hold, whole"
@@ -108,7 +109,19 @@ ACTIVATION = "`4 <= activation_bits <= 16` must hold, whole"
         (LayerRecipe(None, Decompose(0)), f"{RANK}, but {LAYER} has rank=0"),
         (LayerRecipe(None, Decompose(2.5)), f"{RANK}, but {LAYER} has rank=2.5"),
         (LayerRecipe(None, Decompose(True)), f"{RANK}, but {LAYER} has rank=True"),
-        (LayerRecipe(None, Decompose(4, "tucker")), f"`kind` must be 'svd', but {LAYER} has kind='tucker'"),
+        (LayerRecipe(None, Decompose(4, "cp")), f"{KIND}, but {LAYER} has kind='cp'"),
+        (
+            LayerRecipe(None, Decompose(4, "svd", 3)),
+            f"only kind='tucker2' has an `in_rank`, but {LAYER} has kind='svd' with one",
+        ),
+        (
+            LayerRecipe(None, Decompose(4, "tucker2", 0)),
+            f"`in_rank >= 1` must hold, whole, or be left out, but {LAYER} has in_rank=0",
+        ),
+        (
+            LayerRecipe(None, Decompose(4, "tucker2", data_aware=True)),
+            f"kind='tucker2' must not be `data_aware`, but {LAYER} has both",
+        ),
         (LayerRecipe(None, None, Quantize(1)), f"{WEIGHT}, but {LAYER} has weight_bits=1"),
         (LayerRecipe(None, None, Quantize(9)), f"{WEIGHT}, but {LAYER} has weight_bits=9"),
         (LayerRecipe(None, None, Quantize(8.0)), f"{WEIGHT}, but {LAYER} has weight_bits=8.0"),

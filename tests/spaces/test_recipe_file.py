@@ -32,7 +32,9 @@ choices = st.builds(
         criterion=st.sampled_from(CRITERIA),
         reconstruct=st.booleans(),
     ),
-    st.none() | st.builds(Decompose, st.integers(1, 2**31 - 1)),
+    st.none()
+    | st.builds(Decompose, st.integers(1, 2**31 - 1), st.sampled_from(["svd", "channel_svd"]), data_aware=st.booleans())
+    | st.builds(Decompose, st.integers(1, 2**31 - 1), st.just("tucker2"), st.none() | st.integers(1, 9)),
     st.none()
     | st.builds(
         Quantize,
