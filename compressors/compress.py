@@ -12,6 +12,7 @@ from gulliver.compressors.finetune import Recovery, finetune, recover
 from gulliver.compressors.learned_steps import learned_steps
 from gulliver.compressors.quantize import quantize
 from gulliver.compressors.reconstruct import reconstruct
+from gulliver.compressors.semi_structured import sparsify_in_fours
 from gulliver.compressors.sparsify import Ranking, rank_channels, removed_indices, sparsify
 from gulliver.spaces.layer_graph import LayerGraph
 from gulliver.spaces.network_identity import check_recipe, network_hash
@@ -101,7 +102,7 @@ def learn_rounding(quantized: fx.GraphModule, task: Task, settings: Finetune) ->
 
 
 def is_thinned(recipe: Recipe) -> bool:
-    """Say whether the recipe removes channels or splits layers anywhere."""
+    """Say whether the recipe removes channels or weights, or splits layers anywhere."""
     return any(choice.sparsify or choice.decompose for choice in recipe.layers.values())
 
 
@@ -115,5 +116,6 @@ def thin(original: Original, recipe: Recipe, calibration: Calibration) -> nn.Mod
     sparsify(model, original.graph, recipe, ranking)
     removed = removed_indices(original.graph, recipe, ranking)
     reconstruct(model, original.task.model, original.graph, recipe, removed, calibration)
+    sparsify_in_fours(model, recipe, calibration)
     decompose(model, recipe, calibration)
     return reestimate_batch_norms(model, calibration)

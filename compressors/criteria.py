@@ -67,7 +67,8 @@ CRITERIA: Mapping[str, Criterion] = {
 
 def group_sparsify(group: ChannelGroup, recipe: Recipe) -> Sparsify:
     """Return the choice that all layers of the group share; raises InputError where their criteria differ."""
-    choices = {name: choice for name in group.layers if (choice := recipe.layers[name].sparsify) is not None}
+    asked = {name: recipe.layers[name].sparsify for name in group.layers}
+    choices = {name: choice for name, choice in asked.items() if choice is not None and choice.kind == "channel"}
     if len({(it.criterion, it.reconstruct) for it in choices.values()}) > 1:
         listed = ", ".join(
             f"{name} has criterion={it.criterion}, reconstruct={it.reconstruct}" for name, it in choices.items()

@@ -150,7 +150,7 @@ def _of_columns(products: Tensor, layer: nn.Conv2d) -> Tensor:
 
 def _leading(matrix: Tensor, rank: int) -> Tensor:
     """Return (m, r): the first left singular vectors."""
-    left, _, _ = torch.linalg.svd(matrix, full_matrices=False)
+    left: Tensor = torch.linalg.svd(matrix, full_matrices=False)[0]
     return left[:, :rank]
 
 

@@ -73,15 +73,24 @@ def _distil(
         )
         total = max(steps, 3)
         # A tenth of the steps to rise, but two at least: OneCycleLR divides by zero where a phase has a single step.
+        zeros = [(it, it.detach() != 0) for it in student.parameters() if it.dim() > 1 and (it == 0).any()]
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total, pct_start=max(0.1, 2 / total))
         for inputs, outputs in pairs:
             loss = _loss(student, inputs, outputs, temperature, half)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
+            _restore_zeros(zeros)
             schedule.step()
         _lay_out(student, torch.contiguous_format)
     return student.eval()
+
+
+def _restore_zeros(masks: Sequence[tuple[Tensor, Tensor]]) -> None:
+    """Keep weights at zero that were zero before: sparsity must outlast learning."""
+    with torch.no_grad():
+        for weight, mask in masks:
+            weight.mul_(mask)
 
 
 def _training_pairs(task: TrainingTask, settings: Finetune) -> Iterator[tuple[Inputs, Tensor]]:

@@ -15,7 +15,9 @@ from gulliver.compressors.batch_norm import fold_batch_norms
 from gulliver.compressors.calibrators import CALIBRATORS, fit_grid
 from gulliver.compressors.correct_bias import correct_biases
 from gulliver.compressors.equalize import equalize
+from gulliver.compressors.layer_inputs import calls_of, product_sums, weight_matrix
 from gulliver.compressors.observe import observe_extremes, observe_histograms
+from gulliver.compressors.second_order import round_rows
 from gulliver.compressors.weight_scales import WEIGHT_SCALES
 from gulliver.spaces.recipe import Quantize, Recipe
 from gulliver.spaces.trace import symbolic_trace
@@ -109,6 +111,7 @@ def quantize(model: nn.Module, recipe: Recipe, calibration: Iterable[tuple[Tenso
     for node, choice in chosen.items():
         _quantize_layer(traced, str(node.target), choice)
     traced.recompile()
+    _round_in_order(traced, {str(node.target): choice for node, choice in chosen.items()}, calibration)
     correct_biases(traced, exact, list(dict.fromkeys(corrected)), calibration)
     return traced
 
@@ -181,11 +184,29 @@ def _quantize_layer(traced: fx.GraphModule, name: str, choice: Quantize) -> None
     assert isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear)
     if choice.group_size is not None:
         _check_groups(name, layer, choice.group_size)
-    # A corrected bias must not reach the network that was given.
-    layer = copy.deepcopy(layer) if choice.correct_bias else layer
+    # What is corrected must not reach the network that was given.
+    layer = copy.deepcopy(layer) if choice.correct_bias or choice.rounding != "nearest" else layer
     parent, _, child = name.rpartition(".")
     quantized = QuantizedLayer(layer, choice.weight_bits, choice.weight_scales, choice.group_size)
     setattr(traced.get_submodule(parent), child, quantized)
+
+
+def _round_in_order(
+    traced: fx.GraphModule, choices: Mapping[str, Quantize], calibration: Sequence[tuple[Tensor, ...]]
+) -> None:
+    """Round the weights of the layers that ask for it so that later inputs make good what earlier ones lose (GPTQ)."""
+    for name, choice in choices.items():
+        if choice.rounding == "gptq":
+            quantized = traced.get_submodule(name)
+            assert isinstance(quantized, QuantizedLayer)
+            layer = quantized.layer
+            products = product_sums(layer, (values for values, _ in calls_of(traced, name, calibration)))
+            rows = weight_matrix(layer)
+            scales = quantized.scales.reshape(*rows.shape[:2], -1)
+            scales = scales.repeat_interleave(rows.shape[2] // scales.shape[2], 2)
+            levels = quantized.highest_level
+            rounded = [round_rows(*it, levels) for it in zip(rows, products, scales, strict=True)]
+            layer.weight = nn.Parameter(torch.stack(rounded).reshape(layer.weight.shape))
 
 
 def _check_groups(name: str, layer: nn.Module, group_size: int) -> None:

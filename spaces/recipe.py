@@ -13,10 +13,12 @@ from gulliver.tasks.errors import InputError
 WEIGHT_BITS = range(2, 9)
 ACTIVATION_BITS = range(4, 17)
 RANKS = range(1, 1 << 31)
+SPARSITIES = ("channel", "2:4")
 CRITERIA = ("magnitude", "batch_norm_scale", "taylor", "fisher")
 DECOMPOSITIONS = ("svd", "channel_svd", "tucker2")
 CALIBRATORS = ("min_max", "percentile", "entropy", "mse")
 WEIGHT_SCALES = ("max", "mse")
+ROUNDINGS = ("nearest", "gptq")
 GROUP_SIZES = range(1, 1 << 31)
 
 # Fields that are younger than the first recipes: left out of keys and files at their defaults, so that those stay.
@@ -28,6 +30,7 @@ class Sparsify:
     """Remove this share of the layer's output channels, the least important by the criterion first.
 
     With `reconstruct`, the layers that read the others are solved anew to give what they gave (least squares).
+    The kind "2:4" leaves the channels and zeroes two of every four weights instead; its ratio is 0.5.
     """
 
     ratio: float
@@ -57,8 +60,8 @@ class Quantize:
 
     `calibrator` chooses the range of the inputs, `weight_scales` that of the weights; inputs that are not `symmetric`
     have a zero point. Weights in groups of `group_size` inputs have a scale each, and the layer's inputs then stay in
-    floating point. `equalize` scales channels between the layer and the one before it, `correct_bias` takes back the
-    mean that rounding adds.
+    floating point. `rounding` "gptq" lets later weights make good what earlier ones lose, `equalize` scales channels
+    between the layer and the one before it, `correct_bias` takes back the mean that rounding adds.
     """
 
     weight_bits: int = 8
@@ -67,6 +70,7 @@ class Quantize:
     symmetric: bool = field(default=True, metadata=_YOUNGER)
     weight_scales: str = field(default="max", metadata=_YOUNGER)
     group_size: int | None = field(default=None, metadata=_YOUNGER)
+    rounding: str = field(default="nearest", metadata=_YOUNGER)
     equalize: bool = field(default=False, metadata=_YOUNGER)
     correct_bias: bool = field(default=False, metadata=_YOUNGER)
 
@@ -186,7 +190,7 @@ def _yes_or_no(key: str) -> tuple[str, Callable[[Any], bool]]:
 
 
 _RULES: tuple[tuple[str, str, str, Callable[[Any], bool]], ...] = (
-    ("sparsify", "kind", *_one_of("kind", ("channel",))),
+    ("sparsify", "kind", *_one_of("kind", SPARSITIES)),
     ("sparsify", "ratio", "`0 <= ratio < 1` must hold", lambda ratio: _is_number(ratio) and 0 <= ratio < 1),
     ("sparsify", "criterion", *_one_of("criterion", CRITERIA)),
     ("sparsify", "reconstruct", *_yes_or_no("reconstruct")),
@@ -220,6 +224,7 @@ _RULES: tuple[tuple[str, str, str, Callable[[Any], bool]], ...] = (
         "`group_size >= 1` must hold, whole, or be left out",
         lambda size: size is None or _is_whole(size, GROUP_SIZES),
     ),
+    ("quantize", "rounding", *_one_of("rounding", ROUNDINGS)),
     ("quantize", "equalize", *_yes_or_no("equalize")),
     ("quantize", "correct_bias", *_yes_or_no("correct_bias")),
 )
@@ -230,8 +235,20 @@ def _check_layer(name: str, layer: LayerRecipe) -> None:
         choice = getattr(layer, slot)
         if choice is not None and not holds(getattr(choice, key)):
             raise InputError(f"{rule}, but {name} has {key}={getattr(choice, key)!r}")
+    if layer.sparsify is not None and layer.sparsify.kind == "2:4":
+        _check_fours(name, layer)
     if layer.decompose is not None:
         _check_decompose(name, layer.decompose)
+
+
+def _check_fours(name: str, layer: LayerRecipe) -> None:
+    assert layer.sparsify is not None
+    if layer.sparsify.ratio != 0.5:
+        raise InputError(f"kind='2:4' must have ratio=0.5, but {name} has ratio={layer.sparsify.ratio!r}")
+    if layer.decompose is not None:
+        raise InputError(
+            f"kind='2:4' must not be decomposed, which undoes it, but {name} has rank={layer.decompose.rank}"
+        )
 
 
 def _check_decompose(name: str, choice: Decompose) -> None:

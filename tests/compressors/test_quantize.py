@@ -279,3 +279,33 @@ def test_corrected_biases_give_the_mean_outputs_of_the_exact_network(originals):
     plain = Recipe(dict.fromkeys(original.graph.layers, LayerRecipe(quantize=Quantize(3, 4))))
     assert (means(compress(original, plain)) - wanted).abs().max() > 0.01
     assert torch.equal(original.task.model.linear.bias, before)
+
+
+@pytest.mark.parametrize("group_size", [None, 8])
+def test_rounding_in_order_gives_outputs_nearer_to_the_exact_ones(group_size):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(32, 16)).eval()
+    inputs = torch.randn(200, 32) @ torch.randn(32, 32) + 1
+    before = network[0].weight.clone()
+
+    def distance(rounding):
+        choice = Quantize(3, 16, group_size=group_size, rounding=rounding)
+        model = quantize(network, Recipe({"0": LayerRecipe(quantize=choice)}), [(inputs,)])
+        with torch.no_grad():
+            return (model(inputs) - network(inputs)).square().sum()
+
+    assert distance("gptq") < distance("nearest")
+    assert torch.equal(network[0].weight, before)
+
+
+def test_grouped_and_depthwise_convolutions_are_rounded_in_order_too(originals):
+    original = originals["convolutions"]
+
+    def distance(rounding):
+        choice = LayerRecipe(quantize=Quantize(3, 16, rounding=rounding))
+        model = compress(original, Recipe(dict.fromkeys(original.graph.layers, choice)))
+        with torch.no_grad():
+            pairs = zip(original.calibration, original.outputs, strict=True)
+            return sum((model(*inputs) - outputs).square().sum() for inputs, outputs in pairs)
+
+    assert distance("gptq") < distance("nearest")

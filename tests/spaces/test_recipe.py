@@ -100,7 +100,12 @@ ACTIVATION = "`4 <= activation_bits <= 16` must hold, whole"
         (LayerRecipe(Sparsify(float("nan"))), f"{RATIO}, but {LAYER} has ratio=nan"),
         (LayerRecipe(Sparsify("half")), f"{RATIO}, but {LAYER} has ratio='half'"),
         (LayerRecipe(Sparsify(False)), f"{RATIO}, but {LAYER} has ratio=False"),
-        (LayerRecipe(Sparsify(0.5, "block")), f"`kind` must be 'channel', but {LAYER} has kind='block'"),
+        (LayerRecipe(Sparsify(0.25, "2:4")), f"kind='2:4' must have ratio=0.5, but {LAYER} has ratio=0.25"),
+        (
+            LayerRecipe(Sparsify(0.5, "2:4"), Decompose(3)),
+            f"kind='2:4' must not be decomposed, which undoes it, but {LAYER} has rank=3",
+        ),
+        (LayerRecipe(Sparsify(0.5, "block")), f"`kind` must be 'channel' or '2:4', but {LAYER} has kind='block'"),
         (LayerRecipe(Sparsify(0.5, criterion="luck")), f"{CRITERION}, but {LAYER} has criterion='luck'"),
         (
             LayerRecipe(Sparsify(0.5, reconstruct=1)),
