@@ -3,6 +3,7 @@
 import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 import torch
 from gulliver.compressors.batch_norm import reestimate_batch_norms
@@ -72,32 +73,43 @@ def apply(task: Task, recipe: Recipe) -> nn.Module:
 
 
 def compress(
-    original: Original, recipe: Recipe, calibration: Calibration | None = None, recovery: Recovery | None = None
+    original: Original,
+    recipe: Recipe,
+    calibration: Calibration | None = None,
+    recovery: Recovery | None = None,
+    checkpoints: Path | None = None,
 ) -> fx.GraphModule:
     """Return the network as the recipe wants it, fine-tuned if the recipe says so.
 
     `calibration` replaces the task's calibration inputs where less will do, as for a timing; `recovery` trains a
-    thinned network for a few steps, to tell early what fine-tuning would make of it.
+    thinned network for a few steps, to tell early what fine-tuning would make of it. `checkpoints` is a folder of this
+    recipe's own, from which fine-tuning that was interrupted goes on.
     """
     calibration = original.calibration if calibration is None else calibration
     thinned = thin(original, recipe, calibration)
     if recipe.finetune is not None and (is_thinned(recipe) or not recipe.finetune.quantization_aware):
-        finetune(thinned, original.task, recipe.finetune)
+        finetune(thinned, original.task, recipe.finetune, checkpoint=_file(checkpoints, "thinned.pt"))
     elif recovery is not None and recovery.steps and is_thinned(recipe):
         recover(thinned, original.calibration, original.outputs, recovery)
         reestimate_batch_norms(thinned, calibration)
     quantized = quantize(thinned, recipe, calibration)
     if recipe.finetune is not None and recipe.finetune.quantization_aware:
-        learn_rounding(quantized, original.task, recipe.finetune)
+        learn_rounding(quantized, original.task, recipe.finetune, _file(checkpoints, "rounded.pt"))
     return quantized
 
 
-def learn_rounding(quantized: fx.GraphModule, task: Task, settings: Finetune) -> fx.GraphModule:
+def _file(folder: Path | None, name: str) -> Path | None:
+    return None if folder is None else folder / name
+
+
+def learn_rounding(
+    quantized: fx.GraphModule, task: Task, settings: Finetune, checkpoint: Path | None = None
+) -> fx.GraphModule:
     """Train a quantized network in place, the steps between its levels with its weights."""
     # Without batch norms, which are folded, a network bears a tenth of the learning rate.
     slower = replace(settings, learning_rate=settings.learning_rate / 10)
     with learned_steps(quantized):
-        finetune(quantized, task, slower, "quantization-aware training", half=False)
+        finetune(quantized, task, slower, "quantization-aware training", half=False, checkpoint=checkpoint)
     return quantized
 
 

@@ -93,7 +93,9 @@ class Finetune:
     """Learn from the original network for some epochs after the layers are thinned, before they are quantized.
 
     `batches_per_epoch` ends an epoch early; None takes all of the task's batches. If `quantization_aware`, a quantized
-    network learns for as many epochs once more, its steps with its weights.
+    network learns for as many epochs once more, its steps with its weights. `feature_weight` is the weight of what the
+    last layer reads. With a `patience`, learning ends after so many epochs that came no nearer to the original on the
+    calibration inputs, and the nearest epoch's network is taken.
     """
 
     epochs: int
@@ -101,6 +103,8 @@ class Finetune:
     temperature: float = 4.0
     batches_per_epoch: int | None = None
     quantization_aware: bool = field(default=False, metadata=_YOUNGER)
+    feature_weight: float = field(default=0.0, metadata=_YOUNGER)
+    patience: int | None = field(default=None, metadata=_YOUNGER)
 
 
 @dataclass(frozen=True)
@@ -270,6 +274,11 @@ def check_finetune(finetune: Finetune | None) -> None:
     if not isinstance(finetune.quantization_aware, bool):
         value = finetune.quantization_aware
         raise InputError(f"`quantization_aware` must be true or false, but finetune has quantization_aware={value!r}")
+    if finetune.patience is not None and not _is_whole(finetune.patience, range(1, 10_001)):
+        raise InputError(f"`1 <= patience <= 10000` must hold, whole, but finetune has patience={finetune.patience!r}")
+    weight = finetune.feature_weight
+    if not _is_number(weight) or not 0 <= weight < float("inf"):
+        raise InputError(f"`0 <= feature_weight < inf` must hold, but finetune has feature_weight={weight!r}")
     for key in ("learning_rate", "temperature"):
         value = getattr(finetune, key)
         if not _is_number(value) or not 0 < value < float("inf"):
