@@ -82,7 +82,8 @@ def _by_sensitivity(
 ) -> Ranking:
     """Rank by a score of the changes (channels, weights) of the loss, weight by weight, summed over micro-batches."""
     model = copy.deepcopy(model).requires_grad_(True).eval()
-    groups = {group.name: [it for it in group.couplings if it.side == "in"] for group in graph.channel_groups}
+    prunable = [group for group in graph.channel_groups if not group.not_prunable]
+    groups = {group.name: [it for it in group.couplings if it.side == "in"] for group in prunable}
     readers = {coupling.module for couplings in groups.values() for coupling in couplings}
     weights = {name: model.get_parameter(f"{name}.weight") for name in readers}
     scores = {group.name: torch.zeros(group.channels) for group in graph.channel_groups}
