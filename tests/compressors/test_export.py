@@ -99,7 +99,7 @@ def test_the_exported_network_is_the_simulated_one(network, methods, originals, 
         Quantize(8, 12),
         *[Quantize(8, 8, calibrator) for calibrator in ("percentile", "entropy", "mse")],
         Quantize(8, 8, equalize=True, correct_bias=True),
-        Quantize(4, 4, "mse", False, "mse", None, True, True),
+        Quantize(4, 4, "mse", False, "mse", None, "nearest", True, True),
     ],
     ids=str,
 )
