@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from itertools import chain
 
 from gulliver.compressors.calibrate import Calibrator, Range, Statistics, of_source
+from gulliver.compressors.calibrators import Grid, fit_grid
 from gulliver.compressors.candidate_network import CandidateNetwork
 from gulliver.compressors.layer_parts import WeightedLayer
 from gulliver.compressors.plan import Call, Plan
-from gulliver.compressors.quantize import Levels, levels_of
 from gulliver.compressors.store import Store
 from gulliver.compressors.thinning import Thinning
 from gulliver.spaces.recipe import Quantize, Recipe
@@ -41,24 +41,24 @@ class Assembler:
             source = reads[position][0] - (choice is None)
             reads[position] = (source,)
             split = choice is not None and len(layer) > 1
-            inner = self._levels(thinning, ranges, position, choice.activation_bits) if choice and split else None
+            inner = self._grid(thinning, ranges, position, choice.activation_bits) if choice and split else None
             calls[position] = _call(source, layer, inner)
         marks = self._marks(thinning, choices, roundings)
         return CandidateNetwork(steps, calls, reads, marks, tuple(chain.from_iterable(layers.values())))
 
-    def _roundings(self, thinning: Thinning, choices: Choices, ranges: Mapping[int, Range]) -> dict[int, Levels]:
+    def _roundings(self, thinning: Thinning, choices: Choices, ranges: Mapping[int, Range]) -> dict[int, Grid]:
         """Return the rounding of each tensor that a quantized layer reads, at the widest of its readers' bits."""
         bits: dict[int, int] = {}
         for position, choice in choices.items():
             if choice is not None:
                 source = self._plan.steps[position].sources[0]
                 bits[source] = max(choice.activation_bits, bits.get(source, 0))
-        return {source: self._levels(thinning, ranges, source, bits[source]) for source in bits}
+        return {source: self._grid(thinning, ranges, source, bits[source]) for source in bits}
 
-    def _levels(self, thinning: Thinning, ranges: Mapping[int, Range], position: int, bits: int) -> Levels:
-        key = ("levels", thinning.keys[position], bits)
-        levels: Levels = self._facts.get_or_make(key, lambda: levels_of(*ranges[position], bits))
-        return levels
+    def _grid(self, thinning: Thinning, ranges: Mapping[int, Range], position: int, bits: int) -> Grid:
+        key = ("grid", thinning.keys[position], bits)
+        grid: Grid = self._facts.get_or_make(key, lambda: fit_grid(*ranges[position], bits))
+        return grid
 
     def _layer(
         self, position: int, thinning: Thinning, statistics: Statistics, choice: Quantize | None
@@ -66,7 +66,7 @@ class Assembler:
         weighted = self._calibrator.weighted(thinning, statistics, position)
         return self._calibrator.rounded(thinning, position, weighted, choice.weight_bits) if choice else weighted
 
-    def _marks(self, thinning: Thinning, choices: Choices, roundings: Mapping[int, Levels]) -> list[bytes]:
+    def _marks(self, thinning: Thinning, choices: Choices, roundings: Mapping[int, Grid]) -> list[bytes]:
         """Return what sets each step's call apart from those of other recipes with the same inputs."""
         # A layer's weights depend on the statistics of the batch norm that is folded into it.
         marks = [thinning.keys[self._plan.norm_behind.get(at, at)] for at in range(len(thinning.keys))]
@@ -74,11 +74,11 @@ class Assembler:
             if choice is not None:
                 marks[position] += b"%d %d" % (choice.weight_bits, choice.activation_bits)
         for position, rounding in roundings.items():
-            marks[position] += b"%d" % rounding.highest
+            marks[position] += b"%d" % rounding.highest_level
         return marks
 
 
-def _call(source: int, layer: Sequence[WeightedLayer], inner: Levels | None) -> Call:
+def _call(source: int, layer: Sequence[WeightedLayer], inner: Grid | None) -> Call:
     """Return the call of a layer, or of its two halves with a rounding between them where they are quantized."""
     first, last = layer[0], layer[-1]
     if len(layer) == 1:

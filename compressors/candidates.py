@@ -13,6 +13,7 @@ from gulliver.compressors.plan import read_plan
 from gulliver.compressors.store import Store
 from gulliver.compressors.thinning import thinning_of
 from gulliver.spaces.network_identity import check_recipe
+from gulliver.spaces.plain import why_not_plain
 from gulliver.spaces.recipe import Recipe
 from torch import nn
 
@@ -42,7 +43,9 @@ class Candidates:
 
     def refusal(self, recipe: Recipe) -> str | None:
         """Return why the recipe is left to `compress`, None where it is not."""
-        return "the recipe is fine-tuned" if recipe.finetune is not None else self._plan.refusal
+        if recipe.finetune is not None:
+            return "the recipe is fine-tuned"
+        return self._plan.refusal or why_not_plain(recipe)
 
     def network(self, recipe: Recipe) -> nn.Module:
         """Return the network as the recipe wants it, for running only; raises InputError as `compress` does."""

@@ -1,17 +1,23 @@
 """Apply a recipe: sparsify, decompose, fine-tune, quantize, in this order."""
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
 
 import torch
 from gulliver.compressors.batch_norm import reestimate_batch_norms
+from gulliver.compressors.criteria import CRITERIA, group_sparsify
 from gulliver.compressors.decompose import decompose
 from gulliver.compressors.finetune import Recovery, finetune, recover
+from gulliver.compressors.learned_steps import learned_steps
 from gulliver.compressors.quantize import quantize
-from gulliver.compressors.sparsify import Ranking, rank_channels, sparsify
+from gulliver.compressors.reconstruct import reconstruct
+from gulliver.compressors.semi_structured import sparsify_in_fours
+from gulliver.compressors.sparsify import Ranking, rank_channels, removed_indices, sparsify
 from gulliver.spaces.layer_graph import LayerGraph
 from gulliver.spaces.network_identity import check_recipe, network_hash
-from gulliver.spaces.recipe import Recipe
+from gulliver.spaces.recipe import Finetune, Recipe
 from gulliver.spaces.trace import trace
 from gulliver.tasks.protocol import Task
 from torch import Tensor, fx, nn
@@ -29,6 +35,18 @@ class Original:
     ranking: Ranking
     calibration: Calibration
     outputs: tuple[Tensor, ...]
+
+    def ranking_for(self, recipe: Recipe) -> Ranking:
+        """Return each group's channels, least important first, by the criterion that the recipe names for it."""
+        criteria = {group.name: group_sparsify(group, recipe).criterion for group in self.graph.channel_groups}
+        for criterion in set(criteria.values()) - self._rankings.keys():
+            self._rankings[criterion] = CRITERIA[criterion](self.task.model, self.graph, self.calibration)
+        return {name: order for name in criteria if (order := self._rankings[criteria[name]].get(name)) is not None}
+
+    @cached_property
+    def _rankings(self) -> dict[str, Ranking]:
+        """The rankings by the criteria that were asked for so far."""
+        return {"magnitude": self.ranking}
 
 
 def read_original(task: Task) -> Original:
@@ -67,25 +85,48 @@ def apply(task: Task, recipe: Recipe) -> nn.Module:
 
 
 def compress(
-    original: Original, recipe: Recipe, calibration: Calibration | None = None, recovery: Recovery | None = None
+    original: Original,
+    recipe: Recipe,
+    calibration: Calibration | None = None,
+    recovery: Recovery | None = None,
+    checkpoints: Path | None = None,
 ) -> fx.GraphModule:
     """Return the network as the recipe wants it, fine-tuned if the recipe says so.
 
     `calibration` replaces the task's calibration inputs where less will do, as for a timing; `recovery` trains a
-    thinned network for a few steps, to tell early what fine-tuning would make of it.
+    thinned network for a few steps, to tell early what fine-tuning would make of it. `checkpoints` is a folder of this
+    recipe's own, from which fine-tuning that was interrupted goes on.
     """
     calibration = original.calibration if calibration is None else calibration
     thinned = thin(original, recipe, calibration)
-    if recipe.finetune is not None:
-        finetune(thinned, original.task, recipe.finetune)
+    if recipe.finetune is not None and (is_thinned(recipe) or not recipe.finetune.quantization_aware):
+        finetune(thinned, original.task, recipe.finetune, checkpoint=_file(checkpoints, "thinned.pt"))
     elif recovery is not None and recovery.steps and is_thinned(recipe):
         recover(thinned, original.calibration, original.outputs, recovery)
         reestimate_batch_norms(thinned, calibration)
-    return quantize(thinned, recipe, calibration)
+    quantized = quantize(thinned, recipe, calibration)
+    if recipe.finetune is not None and recipe.finetune.quantization_aware:
+        learn_rounding(quantized, original.task, recipe.finetune, _file(checkpoints, "rounded.pt"))
+    return quantized
+
+
+def _file(folder: Path | None, name: str) -> Path | None:
+    return None if folder is None else folder / name
+
+
+def learn_rounding(
+    quantized: fx.GraphModule, task: Task, settings: Finetune, checkpoint: Path | None = None
+) -> fx.GraphModule:
+    """Train a quantized network in place, the steps between its levels with its weights."""
+    # Without batch norms, which are folded, a network bears a tenth of the learning rate.
+    slower = replace(settings, learning_rate=settings.learning_rate / 10)
+    with learned_steps(quantized):
+        finetune(quantized, task, slower, "quantization-aware training", half=False, checkpoint=checkpoint)
+    return quantized
 
 
 def is_thinned(recipe: Recipe) -> bool:
-    """Say whether the recipe removes channels or splits layers anywhere."""
+    """Say whether the recipe removes channels or weights, or splits layers anywhere."""
     return any(choice.sparsify or choice.decompose for choice in recipe.layers.values())
 
 
@@ -95,6 +136,10 @@ def thin(original: Original, recipe: Recipe, calibration: Calibration) -> nn.Mod
     model = copy.deepcopy(original.task.model).eval()
     if not is_thinned(recipe):
         return model
-    sparsify(model, original.graph, recipe, original.ranking)
-    decompose(model, recipe)
+    ranking = original.ranking_for(recipe)
+    sparsify(model, original.graph, recipe, ranking)
+    removed = removed_indices(original.graph, recipe, ranking)
+    reconstruct(model, original.task.model, original.graph, recipe, removed, calibration)
+    sparsify_in_fours(model, recipe, calibration)
+    decompose(model, recipe, calibration)
     return reestimate_batch_norms(model, calibration)

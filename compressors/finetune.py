@@ -1,18 +1,20 @@
-"""Fine-tuning: a thinned network learns from the original one.
+"""Fine-tuning: a thinned network learns from the original one, and no labels are needed."""
 
-Source: Hinton et al., "Distilling the Knowledge in a Neural Network", 2015; no labels are needed.
-"""
-
+import copy
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
 
 import torch
+from gulliver.compressors.distillation import Distance, Lesson, last_layer, mean_distance, reading
 from gulliver.spaces.recipe import Finetune
+from gulliver.tasks.cache import write_atomically
 from gulliver.tasks.errors import InputError
 from gulliver.tasks.protocol import Inputs, Task, TrainingTask
 from torch import Tensor, nn
-from torch.nn import functional as F
 from tqdm import tqdm
 
 _MOMENTUM = 0.9
@@ -35,65 +37,158 @@ class Recovery:
             raise InputError("`trial.finetune.learning_rate` and `trial.finetune.temperature` must be above zero")
 
 
-def finetune(student: nn.Module, task: Task, settings: Finetune, progress: str = "fine-tuning") -> nn.Module:
-    """Train the student in place to give the original's outputs; return it in evaluation mode.
+class _Learner:
+    """A student with its optimizer and its learning rate's schedule; weights that are zero stay zero."""
 
-    Raises InputError where the task has no training inputs.
-    """
-    if not isinstance(task, TrainingTask):
-        raise InputError(f"the task {task.name} must have `training(epoch)` for its networks to be fine-tuned")
-    steps = settings.epochs * sum(1 for _ in itertools.islice(task.training(0), settings.batches_per_epoch))
-    pairs = _training_pairs(task, settings)
-    shown = tqdm(pairs, progress, steps, leave=False, unit="step", mininterval=0.5)
-    return _distil(student, shown, steps, settings.learning_rate, settings.temperature)
-
-
-def recover(student: nn.Module, inputs: Sequence[Inputs], outputs: Sequence[Tensor], settings: Recovery) -> nn.Module:
-    """Train the student in place for a few steps to give these outputs; return it in evaluation mode."""
-    pairs = itertools.islice(itertools.cycle(zip(inputs, outputs, strict=True)), settings.steps)
-    return _distil(student, pairs, settings.steps, settings.learning_rate, settings.temperature)
-
-
-def _distil(
-    student: nn.Module, pairs: Iterable[tuple[Inputs, Tensor]], steps: int, learning_rate: float, temperature: float
-) -> nn.Module:
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
-        torch.manual_seed(_SEED)
+    def __init__(self, student: nn.Module, steps: int, learning_rate: float) -> None:
+        self.student = student
         _lay_out(student.train(), torch.channels_last)
-        optimizer = torch.optim.SGD(
+        self.optimizer = torch.optim.SGD(
             student.parameters(), learning_rate, _MOMENTUM, weight_decay=_WEIGHT_DECAY, nesterov=True
         )
         total = max(steps, 3)
         # A tenth of the steps to rise, but two at least: OneCycleLR divides by zero where a phase has a single step.
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total, pct_start=max(0.1, 2 / total))
-        for inputs, outputs in pairs:
-            loss = _loss(student, inputs, outputs, temperature)
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            schedule.step()
-        _lay_out(student, torch.contiguous_format)
-    return student.eval()
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimizer, learning_rate, total, pct_start=max(0.1, 2 / total)
+        )
+        weights = [it for it in student.parameters() if it.dim() > 1]
+        self._zeros = [(it, it.detach() != 0) for it in weights if (it == 0).any()]
+
+    def learn(self, lessons: Iterable[Lesson], distance: Distance) -> None:
+        """Take one step a lesson."""
+        with torch.enable_grad():
+            for lesson in lessons:
+                loss = distance(self.student, lesson)
+                self.optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                self.optimizer.step()
+                self.schedule.step()
+                self._restore_zeros()
+
+    def state(self) -> dict[str, Any]:
+        """Return all that going on needs, as plain tensors and numbers."""
+        parts: dict[str, Any] = {"student": self.student, "optimizer": self.optimizer, "schedule": self.schedule}
+        return {name: copy.deepcopy(part.state_dict()) for name, part in parts.items()}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from such a state."""
+        self.student.load_state_dict(state["student"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+
+    def finish(self) -> nn.Module:
+        """Return the student in evaluation mode."""
+        _lay_out(self.student, torch.contiguous_format)
+        return self.student.eval()
+
+    def _restore_zeros(self) -> None:
+        with torch.no_grad():
+            for weight, mask in self._zeros:
+                weight.mul_(mask)
 
 
-def _training_pairs(task: TrainingTask, settings: Finetune) -> Iterator[tuple[Inputs, Tensor]]:
-    for epoch in range(settings.epochs):
-        for inputs in itertools.islice(task.training(epoch), settings.batches_per_epoch):
-            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-                outputs = task.model(*inputs)
-            yield inputs, outputs
+@dataclass
+class _Progress:
+    """How far fine-tuning has come: the next epoch, and the epoch and weights of the least distance so far."""
+
+    epoch: int = 0
+    best_epoch: int = -1
+    best_distance: float = float("inf")
+    best_student: dict[str, Any] | None = None
 
 
-def _loss(student: nn.Module, inputs: Inputs, outputs: Tensor, temperature: float) -> Tensor:
-    with torch.autocast("cpu", torch.bfloat16):
-        given = student(*(_channels_last(tensor) for tensor in inputs))
-    wanted = F.log_softmax(outputs.float() / temperature, -1)
-    given = F.log_softmax(given.float() / temperature, -1)
-    return F.kl_div(given, wanted, reduction="batchmean", log_target=True) * temperature**2
+def finetune(
+    student: nn.Module,
+    task: Task,
+    settings: Finetune,
+    progress: str = "fine-tuning",
+    half: bool = True,
+    checkpoint: Path | None = None,
+) -> nn.Module:
+    """Train the student in place to give the original's outputs; return it in evaluation mode.
+
+    It runs in bfloat16 where `half`, which is too coarse for a network that is rounded. With a `checkpoint`, a run that
+    was interrupted goes on after its last whole epoch, and ends as if it had not been.
+    Raises InputError where the task has no training inputs, or the checkpoint is of another network or settings.
+    """
+    if not isinstance(task, TrainingTask):
+        raise InputError(f"the task {task.name} must have `training(epoch)` for its networks to be fine-tuned")
+    batches = sum(1 for _ in itertools.islice(task.training(0), settings.batches_per_epoch))
+    layer = last_layer(task.model) if settings.feature_weight else None
+    distance = Distance(settings.temperature, half, layer, settings.feature_weight)
+    with torch.random.fork_rng(devices=[]):
+        learner = _Learner(student, settings.epochs * batches, settings.learning_rate)
+        reached = _resume(learner, settings, checkpoint)
+        with tqdm(None, progress, settings.epochs * batches, leave=False, unit="step", mininterval=0.5) as shown:
+            shown.update(reached.epoch * batches)
+            while reached.epoch < settings.epochs and not _is_stuck(reached, settings):
+                torch.manual_seed(_SEED + reached.epoch)
+                lessons = itertools.islice(task.training(reached.epoch), settings.batches_per_epoch)
+                learner.learn(_shown(_lessons(task, lessons, layer), shown), distance)
+                _note(learner, reached, task, settings, distance)
+                _save(learner, reached, settings, checkpoint)
+        if reached.best_student is not None:
+            student.load_state_dict(reached.best_student)
+        return learner.finish()
 
 
-def _channels_last(tensor: Tensor) -> Tensor:
-    return tensor.to(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
+def recover(student: nn.Module, inputs: Sequence[Inputs], outputs: Sequence[Tensor], settings: Recovery) -> nn.Module:
+    """Train the student in place for a few steps to give these outputs; return it in evaluation mode."""
+    lessons = (Lesson(*pair) for pair in itertools.cycle(zip(inputs, outputs, strict=True)))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_SEED)
+        learner = _Learner(student, settings.steps, settings.learning_rate)
+        learner.learn(itertools.islice(lessons, settings.steps), Distance(settings.temperature))
+        return learner.finish()
+
+
+def _lessons(task: Task, batches: Iterable[Inputs], layer: str | None) -> Iterator[Lesson]:
+    for inputs in batches:
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), reading(task.model, layer) as read:
+            outputs = task.model(*inputs)
+        yield Lesson(inputs, outputs, read[0] if read else None)
+
+
+def _shown(lessons: Iterable[Lesson], bar: Any) -> Iterator[Lesson]:
+    for lesson in lessons:
+        yield lesson
+        bar.update()
+
+
+def _note(learner: _Learner, reached: _Progress, task: Task, settings: Finetune, distance: Distance) -> None:
+    """Count the epoch; with a patience, keep the student that is nearest to the original on the calibration inputs."""
+    if settings.patience is not None:
+        found = mean_distance(learner.student, _lessons(task, task.calibration(), distance.features_layer), distance)
+        if found < reached.best_distance:
+            reached.best_epoch, reached.best_distance = reached.epoch, found
+            reached.best_student = copy.deepcopy(learner.student.state_dict())
+    reached.epoch += 1
+
+
+def _is_stuck(reached: _Progress, settings: Finetune) -> bool:
+    return settings.patience is not None and reached.epoch - 1 - reached.best_epoch >= settings.patience
+
+
+def _save(learner: _Learner, reached: _Progress, settings: Finetune, checkpoint: Path | None) -> None:
+    if checkpoint is not None:
+        state = learner.state() | {"settings": asdict(settings), "reached": dict(vars(reached))}
+        write_atomically(checkpoint, lambda path: torch.save(state, path))
+
+
+def _resume(learner: _Learner, settings: Finetune, checkpoint: Path | None) -> _Progress:
+    """Return how far the checkpoint's run had come, the learner set to it; no checkpoint is no way at all."""
+    if checkpoint is None or not checkpoint.exists():
+        return _Progress()
+    try:
+        state = torch.load(checkpoint, weights_only=True)
+        made_with = state["settings"]
+        if made_with == asdict(settings):
+            learner.load(state)
+            return _Progress(**state["reached"])
+    except (RuntimeError, EOFError, TypeError, ValueError, LookupError, OSError, UnpicklingError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"{checkpoint} is no checkpoint of this fine-tuning: {reason}; delete or move it") from error
+    raise InputError(f"{checkpoint} must be of the same settings ({asdict(settings)}), but is of {made_with}")
 
 
 def _lay_out(model: nn.Module, memory_format: torch.memory_format) -> None:

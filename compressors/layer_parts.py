@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from gulliver.compressors.decompose import singular_values, split_layer
+from gulliver.compressors.decompose import singular_values, split_by
 from gulliver.compressors.plan import Plan
 from gulliver.compressors.quantize import call_layer, rounded_weight
 from gulliver.compressors.sparsify import Ranking, remove_channels
@@ -84,7 +84,7 @@ class LayerParts:
         assert form.rank is not None
         whole = Form(form.module, form.removed)
         singular = self._keep("singular", whole, lambda: singular_values(form.module, thinned))
-        return tuple(split_layer(form.module, thinned, form.rank, singular))
+        return tuple(split_by(singular, thinned, form.rank))
 
     def _remove(self, form: Form) -> nn.Module:
         module = copy.deepcopy(self._plan.modules[form.module])

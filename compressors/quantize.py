@@ -1,19 +1,27 @@
 """Quantization as it is exported: weights and activations pass through fake quantization.
 
-Weights are symmetric per output channel, activations per tensor, signed only where they fall below zero; the
-scheme is that of Krishnamoorthi, "Quantizing deep convolutional networks for efficient inference: A whitepaper",
-2018.
+Weights are symmetric per output channel or per group of a row; activations are per tensor, signed or shifted only
+where they fall below zero. Source: Krishnamoorthi, "Quantizing deep convolutional networks for efficient inference:
+A whitepaper", 2018.
 """
 
+import copy
 import operator
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 
 import torch
 from gulliver.compressors.batch_norm import fold_batch_norms
+from gulliver.compressors.calibrators import CALIBRATORS, Grid, fit_grid
+from gulliver.compressors.correct_bias import correct_biases
+from gulliver.compressors.equalize import equalize
+from gulliver.compressors.layer_inputs import calls_of, product_sums, weight_matrix
+from gulliver.compressors.observe import observe_extremes, observe_histograms
+from gulliver.compressors.second_order import round_rows
+from gulliver.compressors.weight_scales import WEIGHT_SCALES
 from gulliver.spaces.recipe import Quantize, Recipe
 from gulliver.spaces.trace import symbolic_trace
+from gulliver.tasks.errors import InputError
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
@@ -22,76 +30,63 @@ IDENTITIES = (nn.Identity, nn.Dropout)
 _SMALLEST_SCALE = 1e-8
 
 
-@dataclass(frozen=True, slots=True)
-class Levels:
-    """The integers between two levels, at one scale."""
-
-    lowest: int
-    highest: int
-    scale: float
-
-    def __call__(self, values: Tensor) -> Tensor:
-        """Return the tensor of the same shape, rounded and clipped."""
-        return torch.fake_quantize_per_tensor_affine(values, self.scale, 0, self.lowest, self.highest)
-
-
-def levels_of(lowest: float, highest: float, bits: int) -> Levels:
-    """Return the levels of so many bits that hold the range."""
-    signed = lowest < 0
-    # All levels, -128 too: OpenVINO moves 255 signed levels to another grid of 256, and gives other results.
-    lowest_level = -(2 ** (bits - 1)) if signed else 0
-    highest_level = 2 ** (bits - 1) - 1 if signed else 2**bits - 1
-    below = lowest / lowest_level if signed else 0.0
-    return Levels(lowest_level, highest_level, max(highest / highest_level, below, _SMALLEST_SCALE))
-
-
 class QuantizedActivation(nn.Module):
     """Round a tensor to the integers between two levels, at one scale; what it is given it gives back, rounded."""
 
-    def __init__(self, lowest: float, highest: float, bits: int) -> None:
+    def __init__(self, lowest: float, highest: float, bits: int, symmetric: bool = True) -> None:
         super().__init__()
-        levels = levels_of(lowest, highest, bits)
-        self.lowest_level, self.highest_level, self.scale = levels.lowest, levels.highest, levels.scale
+        grid = fit_grid(lowest, highest, bits, symmetric)
+        self.scale, self.zero_point = grid.scale, grid.zero_point
+        self.lowest_level, self.highest_level = grid.lowest_level, grid.highest_level
 
     def forward(self, values: Tensor) -> Tensor:
         """Return the tensor of the same shape, rounded and clipped."""
-        return Levels(self.lowest_level, self.highest_level, self.scale)(values)
+        return Grid(self.scale, self.zero_point, self.lowest_level, self.highest_level)(values)
 
 
 class QuantizedLayer(nn.Module):
-    """A convolution or linear layer whose weights are rounded, each output channel at its own scale."""
+    """A convolution or linear layer whose weights are rounded, each output channel at its own scale.
+
+    With a `group_size`, each such number of a row's weights has a scale of its own: `scales` has (outputs * groups,).
+    """
 
     scales: Tensor
     zero_points: Tensor
 
-    def __init__(self, layer: nn.Conv1d | nn.Conv2d | nn.Linear, weight_bits: int) -> None:
+    def __init__(
+        self,
+        layer: nn.Conv1d | nn.Conv2d | nn.Linear,
+        weight_bits: int,
+        weight_scales: str = "max",
+        group_size: int | None = None,
+    ) -> None:
         super().__init__()
         self.layer = layer
         self.highest_level = 2 ** (weight_bits - 1) - 1
-        scales, zero_points = weight_scales(layer.weight.detach(), weight_bits)
+        self.group_size = group_size
+        scales, zero_points = _scales(self.rows(layer.weight.detach()), self.highest_level, weight_scales)
         self.register_buffer("scales", scales)
         self.register_buffer("zero_points", zero_points)
 
     def forward(self, values: Tensor) -> Tensor:
         """Return what the layer returns with its weights rounded."""
-        weight = torch.fake_quantize_per_channel_affine(
-            self.layer.weight, self.scales, self.zero_points, 0, -self.highest_level, self.highest_level
-        )
+        rows = self.rows(self.layer.weight)
+        return self.run(values, _rounded(rows, self.scales, self.zero_points, self.highest_level))
+
+    def run(self, values: Tensor, rows: Tensor) -> Tensor:
+        """Return what the layer returns with these rows as its weights."""
+        weight = rows if self.group_size is None else rows.reshape(self.layer.weight.shape)
         return call_layer(self.layer, values, weight, self.layer.bias)
 
-
-def weight_scales(weight: Tensor, weight_bits: int) -> tuple[Tensor, Tensor]:
-    """Return the scale of each output channel's weights, and the zeros that are their zero points."""
-    reach = weight.abs().flatten(1).amax(1)
-    scales = (reach / (2 ** (weight_bits - 1) - 1)).clamp_min(_SMALLEST_SCALE)
-    return scales, torch.zeros(len(weight), dtype=torch.int32)
+    def rows(self, weight: Tensor) -> Tensor:
+        """Return the weights with one row for each scale."""
+        return weight if self.group_size is None else weight.reshape(-1, self.group_size)
 
 
 def rounded_weight(weight: Tensor, weight_bits: int) -> Tensor:
-    """Return the weights as a `QuantizedLayer` rounds them."""
+    """Return the weights as a `QuantizedLayer` rounds them that is given no more than these bits."""
     highest_level = 2 ** (weight_bits - 1) - 1
-    scales, zero_points = weight_scales(weight, weight_bits)
-    return torch.fake_quantize_per_channel_affine(weight, scales, zero_points, 0, -highest_level, highest_level)
+    return _rounded(weight, *_scales(weight, highest_level, "max"), highest_level)
 
 
 def call_layer(layer: nn.Conv1d | nn.Conv2d | nn.Linear, values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -102,28 +97,38 @@ def call_layer(layer: nn.Conv1d | nn.Conv2d | nn.Linear, values: Tensor, weight:
     return result
 
 
+def _scales(rows: Tensor, highest_level: int, method: str) -> tuple[Tensor, Tensor]:
+    """Return the scale of each row of weights, and the zeros that are their zero points."""
+    scales = WEIGHT_SCALES[method](rows.flatten(1), highest_level).clamp_min(_SMALLEST_SCALE)
+    return scales, torch.zeros(len(rows), dtype=torch.int32)
+
+
+def _rounded(rows: Tensor, scales: Tensor, zero_points: Tensor, highest_level: int) -> Tensor:
+    return torch.fake_quantize_per_channel_affine(rows, scales, zero_points, 0, -highest_level, highest_level)
+
+
 def quantize(model: nn.Module, recipe: Recipe, calibration: Iterable[tuple[Tensor, ...]]) -> fx.GraphModule:
     """Return the network with batch norms folded and the recipe's layers and their inputs quantized.
 
-    A tensor that feeds several quantized layers is rounded once, and a residual addition takes the rounded
-    tensor where there is one, so that it need not be kept in two forms. Activation ranges are the extremes
-    seen on the calibration inputs.
+    A tensor that feeds several quantized layers is rounded once, for the first of those with the most activation bits,
+    and a residual addition takes the rounded tensor where there is one, so that it need not be kept in two forms.
+    Raises InputError where weights cannot be grouped as the recipe says.
     """
     traced = _without_identities(fold_batch_norms(symbolic_trace(model)))
     choices = {name: choice.quantize for name, choice in recipe.layers.items() if choice.quantize}
     chosen = {node: choice for node in traced.graph.nodes if (choice := _choice_of(node, choices, traced))}
     if not chosen:
         return traced
-    bits: dict[fx.Node, int] = {}
+    calibration = tuple(calibration)
+    equalize(traced, {str(node.target) for node, choice in chosen.items() if choice.equalize})
+    corrected = [str(node.target) for node, choice in chosen.items() if choice.correct_bias]
+    exact = copy.deepcopy(traced) if corrected else traced
+    _round_inputs(traced, chosen, calibration)
     for node, choice in chosen.items():
-        source = node.args[0]
-        bits[source] = max(choice.activation_bits, bits.get(source, 0))
-    ranges = _observe(traced, set(bits), calibration)
-    rounded = {source: _insert_rounding(traced, source, *ranges[source], bits[source]) for source in bits}
-    _reroute(traced, set(chosen), rounded)
-    for node, choice in chosen.items():
-        _quantize_layer(traced, str(node.target), choice.weight_bits)
+        _quantize_layer(traced, str(node.target), choice)
     traced.recompile()
+    _round_in_order(traced, {str(node.target): choice for node, choice in chosen.items()}, calibration)
+    correct_biases(traced, exact, list(dict.fromkeys(corrected)), calibration)
     return traced
 
 
@@ -147,36 +152,37 @@ def _choice_of(node: fx.Node, choices: dict[str, Quantize], traced: fx.GraphModu
     return choices.get(name) or choices.get(name.rpartition(".")[0])
 
 
-def _observe(
-    traced: fx.GraphModule, sources: set[fx.Node], calibration: Iterable[tuple[Tensor, ...]]
-) -> dict[fx.Node, tuple[float, float]]:
-    observer = _Observer(traced, sources)
-    with torch.no_grad():
-        for inputs in calibration:
-            observer.run(*inputs)
-    return observer.ranges
+def _round_inputs(
+    traced: fx.GraphModule, chosen: Mapping[fx.Node, Quantize], calibration: Sequence[tuple[Tensor, ...]]
+) -> None:
+    readers: dict[fx.Node, Quantize] = {}
+    for node, choice in chosen.items():
+        source = node.args[0]
+        assert isinstance(source, fx.Node)
+        # Weights in groups are run on floating-point inputs.
+        if choice.group_size is None and choice.activation_bits > _bits(readers.get(source)):
+            readers[source] = choice
+    extremes = observe_extremes(traced, set(readers), calibration)
+    beyond = {source: extremes[source] for source, choice in readers.items() if choice.calibrator != "min_max"}
+    histograms = observe_histograms(traced, beyond, calibration) if beyond else {}
+    ranges = dict(extremes)
+    for source, histogram in histograms.items():
+        choice = readers[source]
+        fit = partial(fit_grid, bits=choice.activation_bits, symmetric=choice.symmetric)
+        ranges[source] = CALIBRATORS[choice.calibrator](histogram, fit)
+    rounded = {source: _insert_rounding(traced, source, *ranges[source], readers[source]) for source in readers}
+    _reroute(traced, {node for node, choice in chosen.items() if choice.group_size is None}, rounded)
 
 
-class _Observer(fx.Interpreter):
-    """Run the network and keep the extremes of some of its tensors."""
-
-    def __init__(self, traced: fx.GraphModule, sources: set[fx.Node]) -> None:
-        super().__init__(traced)
-        self.ranges: dict[fx.Node, tuple[float, float]] = {}
-        self._sources = sources
-
-    def run_node(self, n: fx.Node) -> Any:
-        result = super().run_node(n)
-        if n in self._sources:
-            lowest, highest = (bound.item() for bound in torch.aminmax(result))
-            seen = self.ranges.get(n, (lowest, highest))
-            self.ranges[n] = (min(lowest, seen[0]), max(highest, seen[1]))
-        return result
+def _bits(choice: Quantize | None) -> int:
+    return choice.activation_bits if choice else 0
 
 
-def _insert_rounding(traced: fx.GraphModule, source: fx.Node, lowest: float, highest: float, bits: int) -> fx.Node:
+def _insert_rounding(
+    traced: fx.GraphModule, source: fx.Node, lowest: float, highest: float, choice: Quantize
+) -> fx.Node:
     name = f"rounded_{source.name}"
-    traced.add_submodule(name, QuantizedActivation(lowest, highest, bits))
+    traced.add_submodule(name, QuantizedActivation(lowest, highest, choice.activation_bits, choice.symmetric))
     with traced.graph.inserting_after(source):
         return traced.graph.call_module(name, (source,))
 
@@ -187,10 +193,40 @@ def _reroute(traced: fx.GraphModule, quantized: set[fx.Node], rounded: dict[fx.N
             node.args = tuple(rounded.get(argument, argument) for argument in node.args)
 
 
-def _quantize_layer(traced: fx.GraphModule, name: str, weight_bits: int) -> None:
+def _quantize_layer(traced: fx.GraphModule, name: str, choice: Quantize) -> None:
     layer = traced.get_submodule(name)
     if isinstance(layer, QuantizedLayer):
         return
     assert isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear)
+    if choice.group_size is not None:
+        _check_groups(name, layer, choice.group_size)
+    # What is corrected must not reach the network that was given.
+    layer = copy.deepcopy(layer) if choice.correct_bias or choice.rounding != "nearest" else layer
     parent, _, child = name.rpartition(".")
-    setattr(traced.get_submodule(parent), child, QuantizedLayer(layer, weight_bits))
+    quantized = QuantizedLayer(layer, choice.weight_bits, choice.weight_scales, choice.group_size)
+    setattr(traced.get_submodule(parent), child, quantized)
+
+
+def _round_in_order(
+    traced: fx.GraphModule, choices: Mapping[str, Quantize], calibration: Sequence[tuple[Tensor, ...]]
+) -> None:
+    """Round the weights of the layers that ask for it so that later inputs make good what earlier ones lose (GPTQ)."""
+    for name, choice in choices.items():
+        if choice.rounding == "gptq":
+            quantized = traced.get_submodule(name)
+            assert isinstance(quantized, QuantizedLayer)
+            layer = quantized.layer
+            products = product_sums(layer, (values for values, _ in calls_of(traced, name, calibration)))
+            rows = weight_matrix(layer)
+            scales = quantized.scales.reshape(*rows.shape[:2], -1)
+            scales = scales.repeat_interleave(rows.shape[2] // scales.shape[2], 2)
+            levels = quantized.highest_level
+            rounded = [round_rows(*it, levels) for it in zip(rows, products, scales, strict=True)]
+            layer.weight = nn.Parameter(torch.stack(rounded).reshape(layer.weight.shape))
+
+
+def _check_groups(name: str, layer: nn.Module, group_size: int) -> None:
+    if not isinstance(layer, nn.Linear) or layer.in_features % group_size:
+        raise InputError(
+            f"`group_size` must divide the inputs of a Linear layer, but {name} is {layer} with group_size={group_size}"
+        )

@@ -35,16 +35,21 @@ def rank_channels(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> Ranki
     return rankings
 
 
-def sparsify(model: nn.Module, graph: LayerGraph, recipe: Recipe, ranking: Ranking) -> nn.Module:
-    """Remove in place the channels that the recipe gives up, everywhere they reach; return the model."""
+def removed_indices(graph: LayerGraph, recipe: Recipe, ranking: Ranking) -> dict[tuple[str, str], set[int]]:
+    """Return the indices that every (module, side) loses to the recipe, "out" or "in" being the side."""
     # All of a module's indices at once: behind a concatenation, one group's removals would shift another's indices.
-    given_up: dict[tuple[str, str], set[int]] = defaultdict(set)
+    removed: dict[tuple[str, str], set[int]] = defaultdict(set)
     for group in graph.channel_groups:
         count = removed_channels(group.channels, group_ratio(group, recipe))
         for channel in ranking[group.name][:count] if count else ():
             for coupling in group.couplings:
-                given_up[coupling.module, coupling.side].update(coupling.indices[channel])
-    for (name, side), indices in given_up.items():
+                removed[coupling.module, coupling.side].update(coupling.indices[channel])
+    return removed
+
+
+def sparsify(model: nn.Module, graph: LayerGraph, recipe: Recipe, ranking: Ranking) -> nn.Module:
+    """Remove in place the channels that the recipe gives up, everywhere they reach; return the model."""
+    for (name, side), indices in removed_indices(graph, recipe, ranking).items():
         remove_channels(model.get_submodule(name), side, sorted(indices))
     return model
 

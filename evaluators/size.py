@@ -33,6 +33,8 @@ class Size:
 
 def _layer_bytes(layer: Layer, channels: Channels, choice: LayerRecipe) -> int:
     weights, scales = _counts(layer, channels, choice)
+    if choice.quantize is not None and choice.quantize.group_size is not None:
+        scales = weights // choice.quantize.group_size
     if choice.quantize is None:
         return _FLOAT_BYTES * (weights + channels.outputs)
     packed_bits = 4 if choice.quantize.weight_bits <= 4 else 8
@@ -40,10 +42,16 @@ def _layer_bytes(layer: Layer, channels: Channels, choice: LayerRecipe) -> int:
 
 
 def _counts(layer: Layer, channels: Channels, choice: LayerRecipe) -> tuple[int, int]:
-    """Return the number of weights and of weight scales, both halves of a split layer counted."""
+    """Return the number of weights and of weight scales, all parts of a split layer counted."""
     height, width = (*layer.kernel_size, 1, 1)[:2]
     if choice.decompose is None:
         inputs = 1 if layer.groups == layer.in_channels > 1 else channels.inputs // layer.groups
         return channels.outputs * inputs * prod(layer.kernel_size), channels.outputs
     rank = choice.decompose.rank
+    if choice.decompose.kind == "channel_svd":
+        return rank * (channels.inputs * height * width + channels.outputs), rank + channels.outputs
+    if choice.decompose.kind == "tucker2":
+        in_rank = choice.decompose.in_rank or rank
+        core = in_rank * rank * height * width
+        return channels.inputs * in_rank + core + rank * channels.outputs, in_rank + rank + channels.outputs
     return rank * (channels.inputs * height + channels.outputs * width), rank + channels.outputs

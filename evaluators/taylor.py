@@ -16,8 +16,10 @@ from gulliver.compressors.compress import Original, first_samples
 from gulliver.compressors.decompose import split_layer
 from gulliver.compressors.quantize import QuantizedActivation, QuantizedLayer
 from gulliver.spaces.layer_graph import ChannelGroup
+from gulliver.spaces.plain import why_not_plain
 from gulliver.spaces.recipe import LayerRecipe, Recipe
 from gulliver.spaces.shapes import group_ratio, removed_channels
+from gulliver.tasks.errors import InputError
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
@@ -45,8 +47,11 @@ def taylor_losses(original: Original, recipes: Sequence[Recipe], samples: int) -
     """Return the estimated divergence, in nats, of each recipe, its effects added up sample by sample.
 
     Exact to second order in small changes, up to the draw of the labels; batch norms are taken to stay as they are.
-    Layers may fold other dimensions into the samples', behind it.
+    Layers may fold other dimensions into the samples', behind it. Raises InputError for a recipe that is not plain.
     """
+    for recipe in recipes:
+        if reason := why_not_plain(recipe):
+            raise InputError(f"the loss of ratios, ranks and bits alone can be estimated, but {reason}")
     inputs, outputs = first_samples(original, samples)
     batches = [_Batch(len(its), _observe(original, given)) for given, its in zip(inputs, outputs, strict=True)]
     return tuple(_loss(original, recipe, batches) for recipe in recipes)

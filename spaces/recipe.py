@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -13,30 +13,66 @@ from gulliver.tasks.errors import InputError
 WEIGHT_BITS = range(2, 9)
 ACTIVATION_BITS = range(4, 17)
 RANKS = range(1, 1 << 31)
+SPARSITIES = ("channel", "2:4")
+CRITERIA = ("magnitude", "batch_norm_scale", "taylor", "fisher")
+DECOMPOSITIONS = ("svd", "channel_svd", "tucker2")
+CALIBRATORS = ("min_max", "percentile", "entropy", "mse")
+WEIGHT_SCALES = ("max", "mse")
+ROUNDINGS = ("nearest", "gptq")
+GROUP_SIZES = range(1, 1 << 31)
+
+# Fields that are younger than the first recipes: left out of keys and files at their defaults, so that those stay.
+_YOUNGER = {"younger": True}
 
 
 @dataclass(frozen=True)
 class Sparsify:
-    """Remove this share of the layer's output channels."""
+    """Remove this share of the layer's output channels, the least important by the criterion first.
+
+    With `reconstruct`, the layers that read the others are solved anew to give what they gave (least squares).
+    The kind "2:4" leaves the channels and zeroes two of every four weights instead; its ratio is 0.5.
+    """
 
     ratio: float
     kind: str = "channel"
+    criterion: str = field(default="magnitude", metadata=_YOUNGER)
+    reconstruct: bool = field(default=False, metadata=_YOUNGER)
 
 
 @dataclass(frozen=True)
 class Decompose:
-    """Replace the layer by two thinner ones with `rank` channels between them."""
+    """Replace the layer by thinner ones with `rank` channels between them.
+
+    "svd" splits a convolution in two along its kernel, "channel_svd" into one of the same kernel and a 1 x 1, "tucker2"
+    into a core between two 1 x 1, whose inputs have `in_rank` channels (`rank` if left out). If `data_aware`, the
+    outputs on the calibration inputs are kept rather than the weights.
+    """
 
     rank: int
     kind: str = "svd"
+    in_rank: int | None = field(default=None, metadata=_YOUNGER)
+    data_aware: bool = field(default=False, metadata=_YOUNGER)
 
 
 @dataclass(frozen=True)
 class Quantize:
-    """Run the layer on integers of these widths, one scale for each output channel and one for the inputs."""
+    """Run the layer on integers of these widths, one scale for each output channel and one for the inputs.
+
+    `calibrator` chooses the range of the inputs, `weight_scales` that of the weights; inputs that are not `symmetric`
+    have a zero point. Weights in groups of `group_size` inputs have a scale each, and the layer's inputs then stay in
+    floating point. `rounding` "gptq" lets later weights make good what earlier ones lose, `equalize` scales channels
+    between the layer and the one before it, `correct_bias` takes back the mean that rounding adds.
+    """
 
     weight_bits: int = 8
     activation_bits: int = 8
+    calibrator: str = field(default="min_max", metadata=_YOUNGER)
+    symmetric: bool = field(default=True, metadata=_YOUNGER)
+    weight_scales: str = field(default="max", metadata=_YOUNGER)
+    group_size: int | None = field(default=None, metadata=_YOUNGER)
+    rounding: str = field(default="nearest", metadata=_YOUNGER)
+    equalize: bool = field(default=False, metadata=_YOUNGER)
+    correct_bias: bool = field(default=False, metadata=_YOUNGER)
 
 
 @dataclass(frozen=True)
@@ -56,13 +92,19 @@ class LayerRecipe:
 class Finetune:
     """Learn from the original network for some epochs after the layers are thinned, before they are quantized.
 
-    `batches_per_epoch` ends an epoch early; None takes all of the task's batches.
+    `batches_per_epoch` ends an epoch early; None takes all of the task's batches. If `quantization_aware`, a quantized
+    network learns for as many epochs once more, its steps with its weights. `feature_weight` is the weight of what the
+    last layer reads. With a `patience`, learning ends after so many epochs that came no nearer to the original on the
+    calibration inputs, and the nearest epoch's network is taken.
     """
 
     epochs: int
     learning_rate: float = 0.15
     temperature: float = 4.0
     batches_per_epoch: int | None = None
+    quantization_aware: bool = field(default=False, metadata=_YOUNGER)
+    feature_weight: float = field(default=0.0, metadata=_YOUNGER)
+    patience: int | None = field(default=None, metadata=_YOUNGER)
 
 
 @dataclass(frozen=True)
@@ -105,7 +147,7 @@ class Recipe:
     @property
     def key(self) -> str:
         """Return 16 hexadecimal digits that are equal exactly where the layers' choices are."""
-        layers = {name: asdict(layer) | {"fallback": None} for name, layer in self.layers.items()}
+        layers = {name: layer_values(layer) | {"fallback": None} for name, layer in self.layers.items()}
         for choice in layers.values():
             if choice["sparsify"] is not None:
                 # A ratio of 0, 0.0 or -0.0 is one choice, but three texts.
@@ -119,6 +161,21 @@ class Recipe:
         write_recipe(self, Path(path))
 
 
+def layer_values(layer: LayerRecipe) -> dict[str, Any]:
+    """Return the layer's choice as plain dictionaries; see `choice_values`."""
+    slots = {slot: getattr(layer, slot) for slot in ("sparsify", "decompose", "quantize")}
+    values = {slot: None if choice is None else choice_values(choice) for slot, choice in slots.items()}
+    return {**values, "fallback": layer.fallback}
+
+
+def choice_values(choice: Any) -> dict[str, Any]:
+    """Return the fields of one method's choice, without those at their defaults that are younger than the format."""
+    values = {item.name: (getattr(choice, item.name), item) for item in fields(choice)}
+    return {
+        name: value for name, (value, item) in values.items() if "younger" not in item.metadata or value != item.default
+    }
+
+
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
@@ -127,11 +184,29 @@ def _is_whole(value: object, allowed: range) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value in allowed
 
 
+def _one_of(key: str, allowed: tuple[str, ...]) -> tuple[str, Callable[[Any], bool]]:
+    """Return the rule, in words and as a test, that the value is one of these names."""
+    return f"`{key}` must be {' or '.join(map(repr, allowed))}", lambda value: value in allowed
+
+
+def _yes_or_no(key: str) -> tuple[str, Callable[[Any], bool]]:
+    return f"`{key}` must be true or false", lambda value: isinstance(value, bool)
+
+
 _RULES: tuple[tuple[str, str, str, Callable[[Any], bool]], ...] = (
-    ("sparsify", "kind", "`kind` must be 'channel'", lambda kind: kind == "channel"),
+    ("sparsify", "kind", *_one_of("kind", SPARSITIES)),
     ("sparsify", "ratio", "`0 <= ratio < 1` must hold", lambda ratio: _is_number(ratio) and 0 <= ratio < 1),
-    ("decompose", "kind", "`kind` must be 'svd'", lambda kind: kind == "svd"),
+    ("sparsify", "criterion", *_one_of("criterion", CRITERIA)),
+    ("sparsify", "reconstruct", *_yes_or_no("reconstruct")),
+    ("decompose", "kind", *_one_of("kind", DECOMPOSITIONS)),
     ("decompose", "rank", "`rank >= 1` must hold, whole", lambda rank: _is_whole(rank, RANKS)),
+    (
+        "decompose",
+        "in_rank",
+        "`in_rank >= 1` must hold, whole, or be left out",
+        lambda rank: rank is None or _is_whole(rank, RANKS),
+    ),
+    ("decompose", "data_aware", *_yes_or_no("data_aware")),
     (
         "quantize",
         "weight_bits",
@@ -144,6 +219,18 @@ _RULES: tuple[tuple[str, str, str, Callable[[Any], bool]], ...] = (
         "`4 <= activation_bits <= 16` must hold, whole",
         lambda bits: _is_whole(bits, ACTIVATION_BITS),
     ),
+    ("quantize", "calibrator", *_one_of("calibrator", CALIBRATORS)),
+    ("quantize", "symmetric", *_yes_or_no("symmetric")),
+    ("quantize", "weight_scales", *_one_of("weight_scales", WEIGHT_SCALES)),
+    (
+        "quantize",
+        "group_size",
+        "`group_size >= 1` must hold, whole, or be left out",
+        lambda size: size is None or _is_whole(size, GROUP_SIZES),
+    ),
+    ("quantize", "rounding", *_one_of("rounding", ROUNDINGS)),
+    ("quantize", "equalize", *_yes_or_no("equalize")),
+    ("quantize", "correct_bias", *_yes_or_no("correct_bias")),
 )
 
 
@@ -152,6 +239,27 @@ def _check_layer(name: str, layer: LayerRecipe) -> None:
         choice = getattr(layer, slot)
         if choice is not None and not holds(getattr(choice, key)):
             raise InputError(f"{rule}, but {name} has {key}={getattr(choice, key)!r}")
+    if layer.sparsify is not None and layer.sparsify.kind == "2:4":
+        _check_fours(name, layer)
+    if layer.decompose is not None:
+        _check_decompose(name, layer.decompose)
+
+
+def _check_fours(name: str, layer: LayerRecipe) -> None:
+    assert layer.sparsify is not None
+    if layer.sparsify.ratio != 0.5:
+        raise InputError(f"kind='2:4' must have ratio=0.5, but {name} has ratio={layer.sparsify.ratio!r}")
+    if layer.decompose is not None:
+        raise InputError(
+            f"kind='2:4' must not be decomposed, which undoes it, but {name} has rank={layer.decompose.rank}"
+        )
+
+
+def _check_decompose(name: str, choice: Decompose) -> None:
+    if choice.kind != "tucker2" and choice.in_rank is not None:
+        raise InputError(f"only kind='tucker2' has an `in_rank`, but {name} has kind={choice.kind!r} with one")
+    if choice.kind == "tucker2" and choice.data_aware:
+        raise InputError(f"kind='tucker2' must not be `data_aware`, but {name} has both")
 
 
 def check_finetune(finetune: Finetune | None) -> None:
@@ -163,6 +271,14 @@ def check_finetune(finetune: Finetune | None) -> None:
     batches = finetune.batches_per_epoch
     if batches is not None and not _is_whole(batches, range(1, 1 << 31)):
         raise InputError(f"`batches_per_epoch >= 1` must hold, whole, but finetune has batches_per_epoch={batches!r}")
+    if not isinstance(finetune.quantization_aware, bool):
+        value = finetune.quantization_aware
+        raise InputError(f"`quantization_aware` must be true or false, but finetune has quantization_aware={value!r}")
+    if finetune.patience is not None and not _is_whole(finetune.patience, range(1, 10_001)):
+        raise InputError(f"`1 <= patience <= 10000` must hold, whole, but finetune has patience={finetune.patience!r}")
+    weight = finetune.feature_weight
+    if not _is_number(weight) or not 0 <= weight < float("inf"):
+        raise InputError(f"`0 <= feature_weight < inf` must hold, but finetune has feature_weight={weight!r}")
     for key in ("learning_rate", "temperature"):
         value = getattr(finetune, key)
         if not _is_number(value) or not 0 < value < float("inf"):

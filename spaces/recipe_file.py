@@ -5,7 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from gulliver.spaces.recipe import Decompose, Finetune, FoundFor, LayerRecipe, Quantize, Recipe, Sparsify
+from gulliver.spaces.recipe import (
+    Decompose,
+    Finetune,
+    FoundFor,
+    LayerRecipe,
+    Quantize,
+    Recipe,
+    Sparsify,
+    choice_values,
+    layer_values,
+)
 from gulliver.tasks.cache import write_atomically
 from gulliver.tasks.errors import InputError
 
@@ -37,10 +47,10 @@ def read_recipe(path: str | Path) -> Recipe:
 
 def to_document(recipe: Recipe) -> dict[str, Any]:
     """Return the recipe as plain dictionaries, the layers in order of name."""
-    layers = {name: _plain(asdict(layer)) for name, layer in recipe.layers.items()}
+    layers = {name: _plain(layer_values(layer)) for name, layer in recipe.layers.items()}
     document = {_VERSION_KEY: VERSION, "found_for": _plain(asdict(recipe.found_for))}
     if recipe.finetune is not None:
-        document["finetune"] = _plain(asdict(recipe.finetune))
+        document["finetune"] = _plain(choice_values(recipe.finetune))
     return document | {"layers": layers}
 
 

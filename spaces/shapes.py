@@ -71,4 +71,5 @@ def _sides(layer: Layer, coupling: Coupling) -> tuple[int, ...]:
 
 def _ratio(recipe: Recipe, name: str) -> float:
     choice = recipe.layers.get(name)
-    return choice.sparsify.ratio if choice and choice.sparsify else 0.0
+    sparsify = choice.sparsify if choice else None
+    return sparsify.ratio if sparsify and sparsify.kind == "channel" else 0.0

@@ -7,6 +7,7 @@ from typing import Any
 
 from gulliver.spaces.capabilities import Capabilities
 from gulliver.spaces.layer_graph import ChannelGroup, Layer, LayerGraph
+from gulliver.spaces.plain import why_not_plain
 from gulliver.spaces.recipe import Decompose, LayerRecipe, Quantize, Recipe, Sparsify
 from gulliver.spaces.shapes import Channels, break_even_rank, channels_after, channels_of
 from gulliver.tasks.errors import InputError
@@ -110,6 +111,8 @@ class Space:
 
         Raises InputError, which names the layer, for a choice that the space does not offer.
         """
+        if reason := why_not_plain(recipe):
+            raise InputError(f"the space offers ratios, ranks and bits alone, but {reason}")
         channels = channels_after(self.graph, recipe)
         rungs = {dimension.name: self._rung(dimension, recipe, channels) for dimension in self.dimensions}
         decoded = self.decode(rungs)

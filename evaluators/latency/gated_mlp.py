@@ -13,7 +13,6 @@ from gulliver.evaluators.latency.kernel import ComputeKernel, GatedMlpKernel, Ke
 from gulliver.evaluators.latency.target import OperationLowering
 from gulliver.spaces.choices import Choices
 from gulliver.spaces.layer_graph import LayerGraph, Operation
-from gulliver.spaces.recipe import Quantize
 from gulliver.tasks.errors import InputError
 
 # From the gate to the last layer: silu, product, down.
@@ -111,7 +110,7 @@ class GatedMlpFusion:
             widths = self.choices.quantize(layer)
             if widths is None:
                 return f"{layer} stays in floating point"
-            if widths != Quantize(8, 8):
+            if (widths.weight_bits, widths.activation_bits) != (8, 8):
                 return f"{layer} is not in int8"
             if (split := self.choices.decompose(layer)) is not None:
                 return f"rank {split.rank} splits {layer}"

@@ -356,6 +356,38 @@ def test_a_recipe_that_is_finetuned_is_compressed(originals):
         candidates.network(recipe)
 
 
+SPECIAL = (
+    Sparsify(0.5, criterion="taylor"),
+    Sparsify(0.5, reconstruct=True),
+    Sparsify(0.5, "2:4"),
+    Decompose(4, "channel_svd"),
+    Decompose(4, "tucker2", 3),
+    Decompose(4, data_aware=True),
+    Quantize(calibrator="mse"),
+    Quantize(symmetric=False),
+    Quantize(4, weight_scales="mse"),
+    Quantize(4, rounding="gptq"),
+    Quantize(equalize=True),
+    Quantize(correct_bias=True),
+)
+
+
+@pytest.mark.parametrize("choice", SPECIAL, ids=str)
+def test_a_recipe_that_is_not_plain_is_compressed(choice, originals, images_of):
+    original = originals["convolutions"]
+    candidates, slot = Candidates(original), type(choice).__name__.lower()
+    name = "pointwise" if isinstance(choice, Sparsify) else "dilated"
+    layers = dict(precisions(original, (8, 6)).layers)
+    plain = Recipe(layers | {name: LayerRecipe(**{slot: type(choice)(next(iter(vars(choice).values())))})})
+    recipe = Recipe(layers | {name: LayerRecipe(**{slot: choice})})
+    assert candidates.refusal(plain) is None
+    assert candidates.refusal(recipe) == f"{name} asks for more than a ratio, a rank and bits: {choice}"
+    network, inputs = candidates.network(recipe), images_of(4, seed=3)
+    assert isinstance(network, fx.GraphModule)
+    assert torch.equal(outputs(network, inputs), outputs(compress(original, recipe), inputs))
+    assert not torch.equal(outputs(network, inputs), outputs(candidates.network(plain), inputs))
+
+
 def test_a_recipe_that_does_not_fit_is_refused_as_compress_refuses_it(originals):
     original = originals["convolutions"]
     layers = dict(precisions(original).layers)

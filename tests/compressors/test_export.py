@@ -91,6 +91,46 @@ def test_the_exported_network_is_the_simulated_one(network, methods, originals, 
         assert sum(torch.Size(shape).numel() for shape in stored_shapes(ir)) < sum(count for _, count in removable) / 2
 
 
+@pytest.mark.parametrize(
+    "choice",
+    [
+        Quantize(8, 8, symmetric=False),
+        Quantize(4, 8, symmetric=False, weight_scales="mse"),
+        Quantize(8, 12),
+        *[Quantize(8, 8, calibrator) for calibrator in ("percentile", "entropy", "mse")],
+        Quantize(8, 8, equalize=True, correct_bias=True),
+        Quantize(4, 4, "mse", False, "mse", None, "nearest", True, True),
+    ],
+    ids=str,
+)
+def test_every_way_to_quantize_is_exported_as_it_is_simulated(choice, originals, images_of, tmp_path):
+    original = originals["convolutions"]
+    model = compress(original, Recipe(dict.fromkeys(original.graph.layers, LayerRecipe(quantize=choice))))
+    inputs = images_of(BATCH, seed=5)
+    with torch.no_grad():
+        wanted = model(inputs)
+    save_openvino(to_openvino(model, original.task.example_inputs, BATCH), tmp_path / "network.xml", half=False)
+    given = run(openvino.Core().read_model(tmp_path / "network.xml"), inputs)
+    steps = (2**choice.activation_bits - 1) * (given - wanted).abs() / wanted.abs().max()
+    assert steps.max() <= 3
+    assert steps.median() <= 0.05
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_weights_in_groups_are_exported_in_their_integer_type_and_give_the_simulated_outputs(bits, tmp_path):
+    network = nn.Sequential(nn.Linear(256, 128), nn.ReLU(), nn.Linear(128, 64)).eval()
+    choice = LayerRecipe(quantize=Quantize(bits, 8, group_size=64))
+    inputs = torch.randn(BATCH, 256)
+    model = quantize(network, Recipe({"0": choice, "2": choice}), [(inputs,)])
+    save_openvino(to_openvino(model, (inputs,), BATCH), tmp_path / "network.xml", half=False)
+    ir = openvino.Core().read_model(tmp_path / "network.xml")
+    with torch.no_grad():
+        torch.testing.assert_close(run(ir, inputs), model(inputs), rtol=0, atol=1e-5)
+    assert {it.get_element_type().get_type_name() for it in stored_weights(ir)} == {f"i{bits}"}
+    weights = 256 * 128 + 128 * 64
+    assert tmp_path.joinpath("network.bin").stat().st_size < weights * bits / 8 + 4 * (weights / 64 + 192) + 400
+
+
 @pytest.fixture(scope="module")
 def wide():
     torch.manual_seed(0)

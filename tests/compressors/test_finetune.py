@@ -1,7 +1,9 @@
 import copy
+from pathlib import Path
 
 import pytest
 import torch
+from gulliver.compressors.distillation import reading, similarity_difference
 from gulliver.compressors.finetune import Recovery, finetune, recover
 from gulliver.spaces.recipe import Finetune
 from gulliver.tasks.errors import InputError
@@ -120,3 +122,101 @@ def test_a_task_without_training_inputs_is_refused_by_name(task):
     bare = type("Bare", (), {"name": "bare", "model": task.model})()
     with pytest.raises(InputError, match=r"^the task bare must have `training\(epoch\)` for its networks to be fine-"):
         finetune(student_of(task), bare, Finetune(1))
+
+
+class StoppedError(Exception):
+    pass
+
+
+def interrupting(task, epoch):
+    """Make the task fail in the middle of an epoch."""
+    whole = task.training
+
+    def training(asked):
+        batches = whole(asked)
+        yield from batches[:3]
+        if asked == epoch:
+            raise StoppedError
+        yield from batches[3:]
+
+    task.training = training
+    return whole
+
+
+@pytest.mark.parametrize("patience", [None, 5])
+def test_a_run_that_goes_on_from_its_checkpoint_ends_as_one_that_was_not_interrupted(patience, task, tmp_path, capfd):
+    task.calibration = lambda: task.training(77)
+    settings = Finetune(4, 0.05, patience=patience)
+    straight = finetune(student_of(task), task, settings)
+    whole = interrupting(task, 2)
+    with pytest.raises(StoppedError):
+        finetune(student_of(task), task, settings, checkpoint=tmp_path / "run" / "student.pt")
+    task.training, task.epochs = whole, []
+    resumed = finetune(student_of(task), task, settings, checkpoint=tmp_path / "run" / "student.pt")
+    assert [epoch for epoch in task.epochs if epoch != 77] == [0, 2, 3]  # the first to count the steps
+    assert all(torch.equal(a, b) for a, b in zip(straight.parameters(), resumed.parameters(), strict=True))
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["student.pt"]
+
+
+def test_a_finished_run_learns_nothing_more(task, tmp_path, capfd):
+    first = finetune(student_of(task), task, Finetune(1), checkpoint=tmp_path / "student.pt")
+    task.epochs = []
+    again = finetune(student_of(task), task, Finetune(1), checkpoint=tmp_path / "student.pt")
+    assert task.epochs == [0]
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
+
+
+def test_a_checkpoint_of_other_settings_or_of_no_run_is_refused(task, tmp_path, capfd):
+    path = tmp_path / "student.pt"
+    finetune(student_of(task), task, Finetune(1), checkpoint=path)
+    with pytest.raises(InputError, match=r"must be of the same settings \(.*'epochs': 2.*\), but is of .*'epochs': 1"):
+        finetune(student_of(task), task, Finetune(2), checkpoint=path)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(InputError, match=r"is no checkpoint of this fine-tuning: .*; delete or move it$"):
+        finetune(student_of(task), task, Finetune(1), checkpoint=path)
+
+
+def test_a_checkpoint_runs_no_code(task, tmp_path, capfd):
+    class Evil:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "ran",))
+
+    torch.save({"settings": Evil()}, tmp_path / "student.pt")
+    with pytest.raises(InputError, match="is no checkpoint"):
+        finetune(student_of(task), task, Finetune(1), checkpoint=tmp_path / "student.pt")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_learning_stops_when_it_comes_no_nearer_and_the_nearest_network_is_taken(task, capfd, monkeypatch):
+    task.calibration = lambda: []
+    distances, students = iter([5.0, 3.0, 4.0, 3.5, 1.0]), []
+
+    def scripted(student, lessons, distance):
+        students.append(copy.deepcopy(student.state_dict()))
+        return next(distances)
+
+    monkeypatch.setattr("gulliver.compressors.finetune.mean_distance", scripted)
+    student = finetune(student_of(task), task, Finetune(5, 0.05, patience=2))
+    assert task.epochs == [0, 0, 1, 2, 3]  # the second is the nearest, and two more were no nearer
+    assert all(torch.equal(students[1][name], value) for name, value in student.state_dict().items())
+
+
+def test_features_are_learned_where_they_have_a_weight(task, capfd):
+    images = torch.randn(32, 3, 8, 8, generator=torch.Generator().manual_seed(5))
+
+    def difference(weight):
+        student = student_of(task)
+        finetune(student, task, Finetune(3, 0.02, feature_weight=weight))
+        with torch.no_grad(), reading(student, "5") as given, reading(task.model, "5") as wanted:
+            student(images), task.model(images)
+        return similarity_difference(given[0], wanted[0])
+
+    assert difference(1e5) < 0.9 * difference(0.0)
+
+
+def test_similarities_are_those_by_hand():
+    given, wanted = torch.tensor([[3.0, 0], [0, 4]]), torch.tensor([[1.0], [1.0]])
+    # Rows of the products: (9, 0), (0, 16) and (1, 1), (1, 1), each of length one.
+    half = 0.5**0.5
+    by_hand = (2 * (1 - half) ** 2 + 2 * half**2) / 4
+    assert similarity_difference(given, wanted).item() == pytest.approx(by_hand)

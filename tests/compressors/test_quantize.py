@@ -6,6 +6,7 @@ import torch
 from gulliver.compressors.compress import compress
 from gulliver.compressors.quantize import QuantizedActivation, QuantizedLayer, quantize
 from gulliver.spaces.recipe import Decompose, LayerRecipe, Quantize, Recipe
+from gulliver.tasks.errors import InputError
 from torch import nn
 
 
@@ -200,3 +201,111 @@ def test_a_network_with_nothing_to_quantize_gives_what_it_gave(originals, images
     with torch.no_grad():
         given = compress(original, recipe_of(original.graph))(inputs)
         torch.testing.assert_close(given, original.task.model(inputs), rtol=1e-4, atol=1e-5)
+
+
+def test_the_range_is_the_one_that_the_calibrator_chooses():
+    values = torch.randn(40960, 1, generator=torch.Generator().manual_seed(0)).abs()
+    values[0] = 40
+    scales = {}
+    for calibrator in ("min_max", "percentile", "entropy", "mse"):
+        recipe = Recipe({"0": LayerRecipe(quantize=Quantize(8, 4, calibrator))})
+        model = quantize(nn.Sequential(nn.Linear(1, 1)), recipe, [(values[:20480],), (values[20480:],)])
+        scales[calibrator] = roundings(model)["rounded_input_1"].scale
+    assert scales["min_max"] == pytest.approx(40 / 15)
+    assert scales["percentile"] == pytest.approx(values.quantile(1 - 1e-4).item() / 15, rel=0.02)
+    assert scales["mse"] < scales["min_max"] / 3
+    assert scales["entropy"] < scales["min_max"] / 3
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_activations_with_a_zero_point_are_rounded_as_by_hand(bits):
+    quantizer = QuantizedActivation(-0.5, 2.0, bits, symmetric=False)
+    scale = 2.5 / (2**bits - 1)
+    zero_point = round(0.5 / scale)
+    values = torch.linspace(-1, 3, 997)
+    wanted = (np.clip(np.rint(values.numpy() / scale) + zero_point, 0, 2**bits - 1) - zero_point) * scale
+    np.testing.assert_allclose(quantizer(values), wanted, atol=1e-5)
+
+
+def test_scales_of_least_squared_error_are_the_best_of_a_fine_search():
+    layer = nn.Linear(64, 4)
+    rows = layer.weight.detach()
+    rows[0, 0] = 1.0
+    quantized = QuantizedLayer(layer, 4, "mse")
+
+    def error(row, scale):
+        return ((row / scale).round().clamp(-7, 7) * scale - row).square().sum().item()
+
+    for row, scale in zip(rows, quantized.scales, strict=True):
+        largest = row.abs().max().item() / 7
+        best = min(error(row, largest * share) for share in np.linspace(0.2, 1, 400))
+        assert error(row, scale.item()) == pytest.approx(best, rel=0.03)
+        assert error(row, scale.item()) <= error(row, largest)
+
+
+def test_weights_in_groups_have_a_scale_each_and_inputs_that_stay_as_they_are():
+    layer = nn.Linear(8, 3)
+    recipe = Recipe({"0": LayerRecipe(quantize=Quantize(4, 8, group_size=4))})
+    weight = layer.weight.detach().numpy().reshape(6, 4)
+    scales = np.abs(weight).max(1, keepdims=True) / 7
+    wanted = torch.from_numpy(rounded(weight, scales, -7, 7).reshape(3, 8))
+    model = quantize(nn.Sequential(layer), recipe, [(torch.rand(4, 8),)])
+    inputs = torch.randn(5, 8)
+    assert not roundings(model)
+    with torch.no_grad():
+        torch.testing.assert_close(model(inputs), inputs @ wanted.T + layer.bias)
+
+
+@pytest.mark.parametrize("layer", [nn.Linear(6, 3), nn.Conv2d(4, 4, 1)])
+def test_weights_that_cannot_be_grouped_are_refused_by_name(layer):
+    recipe = Recipe({"0": LayerRecipe(quantize=Quantize(4, 8, group_size=4))})
+    inputs = torch.rand(2, 6) if isinstance(layer, nn.Linear) else torch.rand(2, 4, 3, 3)
+    with pytest.raises(InputError, match=r"^`group_size` must divide the inputs of a Linear layer, but 0 is .*=4$"):
+        quantize(nn.Sequential(layer), recipe, [(inputs,)])
+
+
+def test_corrected_biases_give_the_mean_outputs_of_the_exact_network(originals):
+    original = originals["residual"]
+    choice = LayerRecipe(quantize=Quantize(3, 4, correct_bias=True))
+    recipe = Recipe(dict.fromkeys(original.graph.layers, choice))
+    before = original.task.model.linear.bias.clone()
+
+    def means(model):
+        with torch.no_grad():
+            return torch.cat([model(*inputs) for inputs in original.calibration]).mean(0)
+
+    wanted = means(original.task.model)
+    torch.testing.assert_close(means(compress(original, recipe)), wanted, rtol=0, atol=1e-4)
+    plain = Recipe(dict.fromkeys(original.graph.layers, LayerRecipe(quantize=Quantize(3, 4))))
+    assert (means(compress(original, plain)) - wanted).abs().max() > 0.01
+    assert torch.equal(original.task.model.linear.bias, before)
+
+
+@pytest.mark.parametrize("group_size", [None, 8])
+def test_rounding_in_order_gives_outputs_nearer_to_the_exact_ones(group_size):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(32, 16)).eval()
+    inputs = torch.randn(200, 32) @ torch.randn(32, 32) + 1
+    before = network[0].weight.clone()
+
+    def distance(rounding):
+        choice = Quantize(3, 16, group_size=group_size, rounding=rounding)
+        model = quantize(network, Recipe({"0": LayerRecipe(quantize=choice)}), [(inputs,)])
+        with torch.no_grad():
+            return (model(inputs) - network(inputs)).square().sum()
+
+    assert distance("gptq") < distance("nearest")
+    assert torch.equal(network[0].weight, before)
+
+
+def test_grouped_and_depthwise_convolutions_are_rounded_in_order_too(originals):
+    original = originals["convolutions"]
+
+    def distance(rounding):
+        choice = LayerRecipe(quantize=Quantize(3, 16, rounding=rounding))
+        model = compress(original, Recipe(dict.fromkeys(original.graph.layers, choice)))
+        with torch.no_grad():
+            pairs = zip(original.calibration, original.outputs, strict=True)
+            return sum((model(*inputs) - outputs).square().sum() for inputs, outputs in pairs)
+
+    assert distance("gptq") < distance("nearest")

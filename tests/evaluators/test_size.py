@@ -47,6 +47,28 @@ def test_a_split_layer_takes_the_bytes_of_its_halves(block):
     assert Size(block)(quantized) == others + 1152 + 4 * 40 + 2 * 32
 
 
+@pytest.mark.parametrize(
+    ("choice", "weights", "scales"),
+    [
+        (Decompose(4, "channel_svd"), 4 * 16 * 9 + 4 * 32, 4 + 32),
+        (Decompose(6, "tucker2", 5), 16 * 5 + 5 * 6 * 9 + 6 * 32, 5 + 6 + 32),
+        (Decompose(6, "tucker2"), 16 * 6 + 6 * 6 * 9 + 6 * 32, 6 + 6 + 32),
+    ],
+)
+def test_every_kind_of_split_takes_the_bytes_of_its_parts(choice, weights, scales, block):
+    def size(decompose):
+        return Size(block)(recipe_of(block, conv1=LayerRecipe(None, decompose, INT8)))
+
+    assert size(choice) - size(None) == (weights - 4608) + 4 * (scales - 32)
+
+
+def test_every_group_of_weights_has_a_scale(block):
+    def size(group_size):
+        return Size(block)(recipe_of(block, linear=LayerRecipe(quantize=Quantize(4, 8, group_size=group_size))))
+
+    assert size(4) - size(None) == 4 * (160 // 4 - 10)
+
+
 def test_a_depthwise_convolution_has_one_input_per_output():
     network = nn.Sequential(nn.Conv2d(3, 16, 1), nn.Conv2d(16, 16, 3, groups=16), nn.Conv2d(16, 4, 1)).eval()
     graph = trace(network, (torch.zeros(1, 3, 8, 8),))

@@ -10,6 +10,7 @@ from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
 from gulliver.evaluators.taylor import taylor_losses
 from gulliver.spaces.recipe import Decompose, LayerRecipe, Quantize, Recipe, Sparsify
 from gulliver.spaces.space import Space
+from gulliver.tasks.errors import InputError
 from scipy.stats import spearmanr
 from torch import nn
 
@@ -217,6 +218,13 @@ def test_no_more_samples_are_seen_than_asked_for():
     whole, less = original_of(Classifier(), *parts), original_of(Classifier(), parts[0], parts[1][:4])
     losses = [taylor_losses(it, [recipe_of(it, {"last": ROUNDED})], 20) for it in (whole, less)]
     assert losses[0] == losses[1] != taylor_losses(whole, [recipe_of(whole, {"last": ROUNDED})], 32)
+
+
+def test_what_is_not_estimated_is_refused():
+    original = original_of(Classifier(), noise(16, 6))
+    recipe = recipe_of(original, {"last": LayerRecipe(quantize=Quantize(4, 8, rounding="gptq"))})
+    with pytest.raises(InputError, match=r"^the loss of ratios, ranks and bits alone can be estimated, but last asks"):
+        taylor_losses(original, [recipe], 16)
 
 
 def test_choices_of_a_trained_network_are_ordered_as_their_measured_divergences_are(digits_original):

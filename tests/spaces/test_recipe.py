@@ -12,9 +12,15 @@ LAYER = "layer2.0.conv1"
 
 choices = st.builds(
     LayerRecipe,
-    st.none() | st.builds(Sparsify, st.sampled_from([0, 0.0, -0.0, 0.25, 0.5])),
+    st.none()
+    | st.builds(
+        Sparsify,
+        st.sampled_from([0, 0.0, -0.0, 0.25, 0.5]),
+        criterion=st.sampled_from(["magnitude", "taylor"]),
+        reconstruct=st.booleans(),
+    ),
     st.none() | st.builds(Decompose, st.integers(1, 3)),
-    st.none() | st.builds(Quantize, st.sampled_from([4, 8]), st.sampled_from([8, 16])),
+    st.none() | st.builds(Quantize, st.sampled_from([4, 8]), st.sampled_from([8, 16]), symmetric=st.booleans()),
     st.none() | st.sampled_from(["the search chose bfloat16", "too sensitive"]),
 )
 recipes = st.builds(
@@ -78,6 +84,8 @@ def test_a_copied_or_pickled_recipe_is_the_same_with_all_that_equality_leaves_ou
 
 
 RATIO = "`0 <= ratio < 1` must hold"
+CRITERION = "`criterion` must be 'magnitude' or 'batch_norm_scale' or 'taylor' or 'fisher'"
+KIND = "`kind` must be 'svd' or 'channel_svd' or 'tucker2'"
 RANK = "`rank >= 1` must hold, whole"
 WEIGHT = "`2 <= weight_bits <= 8` must hold, whole"
 ACTIVATION = "`4 <= activation_bits <= 16` must hold, whole"
@@ -92,15 +100,45 @@ ACTIVATION = "`4 <= activation_bits <= 16` must hold, whole"
         (LayerRecipe(Sparsify(float("nan"))), f"{RATIO}, but {LAYER} has ratio=nan"),
         (LayerRecipe(Sparsify("half")), f"{RATIO}, but {LAYER} has ratio='half'"),
         (LayerRecipe(Sparsify(False)), f"{RATIO}, but {LAYER} has ratio=False"),
-        (LayerRecipe(Sparsify(0.5, "2:4")), f"`kind` must be 'channel', but {LAYER} has kind='2:4'"),
+        (LayerRecipe(Sparsify(0.25, "2:4")), f"kind='2:4' must have ratio=0.5, but {LAYER} has ratio=0.25"),
+        (
+            LayerRecipe(Sparsify(0.5, "2:4"), Decompose(3)),
+            f"kind='2:4' must not be decomposed, which undoes it, but {LAYER} has rank=3",
+        ),
+        (LayerRecipe(Sparsify(0.5, "block")), f"`kind` must be 'channel' or '2:4', but {LAYER} has kind='block'"),
+        (LayerRecipe(Sparsify(0.5, criterion="luck")), f"{CRITERION}, but {LAYER} has criterion='luck'"),
+        (
+            LayerRecipe(Sparsify(0.5, reconstruct=1)),
+            f"`reconstruct` must be true or false, but {LAYER} has reconstruct=1",
+        ),
         (LayerRecipe(None, Decompose(0)), f"{RANK}, but {LAYER} has rank=0"),
         (LayerRecipe(None, Decompose(2.5)), f"{RANK}, but {LAYER} has rank=2.5"),
         (LayerRecipe(None, Decompose(True)), f"{RANK}, but {LAYER} has rank=True"),
-        (LayerRecipe(None, Decompose(4, "tucker")), f"`kind` must be 'svd', but {LAYER} has kind='tucker'"),
+        (LayerRecipe(None, Decompose(4, "cp")), f"{KIND}, but {LAYER} has kind='cp'"),
+        (
+            LayerRecipe(None, Decompose(4, "svd", 3)),
+            f"only kind='tucker2' has an `in_rank`, but {LAYER} has kind='svd' with one",
+        ),
+        (
+            LayerRecipe(None, Decompose(4, "tucker2", 0)),
+            f"`in_rank >= 1` must hold, whole, or be left out, but {LAYER} has in_rank=0",
+        ),
+        (
+            LayerRecipe(None, Decompose(4, "tucker2", data_aware=True)),
+            f"kind='tucker2' must not be `data_aware`, but {LAYER} has both",
+        ),
         (LayerRecipe(None, None, Quantize(1)), f"{WEIGHT}, but {LAYER} has weight_bits=1"),
         (LayerRecipe(None, None, Quantize(9)), f"{WEIGHT}, but {LAYER} has weight_bits=9"),
         (LayerRecipe(None, None, Quantize(8.0)), f"{WEIGHT}, but {LAYER} has weight_bits=8.0"),
         (LayerRecipe(None, None, Quantize(8, 3)), f"{ACTIVATION}, but {LAYER} has activation_bits=3"),
+        (
+            LayerRecipe(None, None, Quantize(calibrator="max")),
+            f"`calibrator` must be 'min_max' or 'percentile' or 'entropy' or 'mse', but {LAYER} has calibrator='max'",
+        ),
+        (
+            LayerRecipe(None, None, Quantize(group_size=0)),
+            f"`group_size >= 1` must hold, whole, or be left out, but {LAYER} has group_size=0",
+        ),
         (LayerRecipe(None, None, Quantize(8, 17)), f"{ACTIVATION}, but {LAYER} has activation_bits=17"),
         (LayerRecipe(None, None, Quantize(8, None)), f"{ACTIVATION}, but {LAYER} has activation_bits=None"),
     ],
@@ -131,6 +169,15 @@ def test_the_ends_of_every_range_are_allowed(choice):
         (Finetune(0), "`1 <= epochs <= 10000` must hold, whole, but finetune has epochs=0"),
         (Finetune(1.5), "`1 <= epochs <= 10000` must hold, whole, but finetune has epochs=1.5"),
         (Finetune(10_001), "`1 <= epochs <= 10000` must hold, whole, but finetune has epochs=10001"),
+        (
+            Finetune(1, quantization_aware="yes"),
+            "`quantization_aware` must be true or false, but finetune has quantization_aware='yes'",
+        ),
+        (Finetune(1, patience=0), "`1 <= patience <= 10000` must hold, whole, but finetune has patience=0"),
+        (
+            Finetune(1, feature_weight=-1),
+            "`0 <= feature_weight < inf` must hold, but finetune has feature_weight=-1",
+        ),
         (Finetune(1, 0.0), "`0 < learning_rate < inf` must hold, but finetune has learning_rate=0.0"),
         (Finetune(1, float("inf")), "`0 < learning_rate < inf` must hold, but finetune has learning_rate=inf"),
         (Finetune(1, 0.1, -1), "`0 < temperature < inf` must hold, but finetune has temperature=-1"),

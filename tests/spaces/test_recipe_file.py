@@ -3,7 +3,18 @@ from pathlib import Path
 
 import pytest
 import yaml
-from gulliver.spaces.recipe import Decompose, Finetune, FoundFor, LayerRecipe, Quantize, Recipe, Sparsify
+from gulliver.spaces.recipe import (
+    CALIBRATORS,
+    CRITERIA,
+    WEIGHT_SCALES,
+    Decompose,
+    Finetune,
+    FoundFor,
+    LayerRecipe,
+    Quantize,
+    Recipe,
+    Sparsify,
+)
 from gulliver.spaces.recipe_file import from_document, read_recipe, to_document, write_recipe
 from gulliver.tasks import cache
 from gulliver.tasks.errors import InputError
@@ -14,12 +25,37 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 numbers = st.floats(allow_nan=False)
 choices = st.builds(
     LayerRecipe,
-    st.none() | st.builds(Sparsify, st.floats(0, 1, exclude_max=True)),
-    st.none() | st.builds(Decompose, st.integers(1, 2**31 - 1)),
-    st.none() | st.builds(Quantize, st.integers(2, 8), st.integers(4, 16)),
+    st.none()
+    | st.builds(
+        Sparsify,
+        st.floats(0, 1, exclude_max=True),
+        criterion=st.sampled_from(CRITERIA),
+        reconstruct=st.booleans(),
+    ),
+    st.none()
+    | st.builds(Decompose, st.integers(1, 2**31 - 1), st.sampled_from(["svd", "channel_svd"]), data_aware=st.booleans())
+    | st.builds(Decompose, st.integers(1, 2**31 - 1), st.just("tucker2"), st.none() | st.integers(1, 9)),
+    st.none()
+    | st.builds(
+        Quantize,
+        st.integers(2, 8),
+        st.integers(4, 16),
+        calibrator=st.sampled_from(CALIBRATORS),
+        symmetric=st.booleans(),
+        weight_scales=st.sampled_from(WEIGHT_SCALES),
+        group_size=st.none() | st.integers(1, 128),
+        equalize=st.booleans(),
+        correct_bias=st.booleans(),
+    ),
     st.none() | texts,
 )
-finetunes = st.builds(Finetune, st.integers(1, 10_000), st.floats(1e-6, 1e3), st.floats(1e-3, 100))
+finetunes = st.builds(
+    Finetune,
+    st.integers(1, 10_000),
+    st.floats(1e-6, 1e3),
+    st.floats(1e-3, 100),
+    quantization_aware=st.booleans(),
+)
 circumstances = st.builds(
     FoundFor,
     network=st.none() | texts,
@@ -191,7 +227,7 @@ SLOTS = "sparsify, decompose, quantize, fallback"
         ),
         (
             "gulliver_recipe: 1\nlayers: {conv1: {quantize: 8}}",
-            "conv1.quantize must map weight_bits, activation_bits to values, but is 8",
+            "conv1.quantize must map weight_bits, activation_bits, calibrator, ",
         ),
         ("gulliver_recipe: 1\nlayers: {conv1: {sparsify: {}}}", "conv1.sparsify must have the keys ratio, kind"),
         (

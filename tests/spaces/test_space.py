@@ -229,6 +229,12 @@ def test_a_choice_that_is_not_offered_is_refused_by_name(name, slots, rule, plai
         space.encode(changed(space.decode({}), name, **slots))
 
 
+def test_a_ratio_by_another_criterion_cannot_be_encoded(plain):
+    space = Space(plain, CPU)
+    with pytest.raises(InputError, match=r"^the space offers ratios, ranks and bits alone, but conv1 asks for more"):
+        space.encode(changed(space.decode({}), "conv1", sparsify=Sparsify(0.5, criterion="fisher")))
+
+
 def test_a_ratio_of_zero_is_encoded_as_no_sparsity(plain):
     space = Space(plain, CPU)
     assert space.encode(changed(space.decode({}), "conv1", sparsify=Sparsify(0.0)))["sparsity/conv1"] == 0

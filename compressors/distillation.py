@@ -1,0 +1,99 @@
+"""Distillation: a network learns to give the outputs of another, and to tell inputs apart as it does.
+
+Sources: Hinton et al., "Distilling the Knowledge in a Neural Network", 2015; for features, Tung and Mori,
+"Similarity-Preserving Knowledge Distillation", ICCV 2019, which needs no equal numbers of channels.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from gulliver.tasks.protocol import Inputs
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Linear)
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What the student is to give for some inputs: the outputs, and what the last layer reads, if asked for."""
+
+    inputs: Inputs
+    outputs: Tensor
+    features: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Distance:
+    """How far a student is from a lesson; in bfloat16 where `half`."""
+
+    temperature: float
+    half: bool = True
+    features_layer: str | None = None
+    feature_weight: float = 0.0
+
+    def __call__(self, student: nn.Module, lesson: Lesson) -> Tensor:
+        """Return the divergence of the outputs, and the weighted difference of the features' similarities."""
+        inputs = (_channels_last(tensor) for tensor in lesson.inputs)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.half), reading(student, self.features_layer) as read:
+            given = student(*inputs)
+        distance = divergence(given, lesson.outputs, self.temperature)
+        if lesson.features is None:
+            return distance
+        return distance + self.feature_weight * similarity_difference(read[0], lesson.features)
+
+
+def divergence(given: Tensor, wanted: Tensor, temperature: float) -> Tensor:
+    """Return the Kullback-Leibler divergence of softened outputs, scaled as its gradients ask for."""
+    target = F.log_softmax(wanted.float() / temperature, -1)
+    softened = F.log_softmax(given.float() / temperature, -1)
+    return F.kl_div(softened, target, reduction="batchmean", log_target=True) * temperature**2
+
+
+def similarity_difference(given: Tensor, wanted: Tensor) -> Tensor:
+    """Return the mean squared difference of how alike all pairs of samples are in both features (equation 4)."""
+    return (_similarities(given) - _similarities(wanted)).square().mean()
+
+
+def last_layer(model: nn.Module) -> str:
+    """Return the name of the last convolution or linear layer."""
+    layers: list[str] = [name for name, module in model.named_modules() if isinstance(module, _LAYERS)]
+    return layers[-1]
+
+
+@contextmanager
+def reading(model: nn.Module, layer: str | None) -> Iterator[list[Tensor]]:
+    """Give a list that fills, while the context lasts, with what the layer reads; with nothing where it is None."""
+    read: list[Tensor] = []
+
+    def keep(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        read.append(inputs[0])
+
+    handles = [] if layer is None else [model.get_submodule(layer).register_forward_pre_hook(keep)]
+    try:
+        yield read
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def mean_distance(student: nn.Module, lessons: Iterable[Lesson], distance: Distance) -> float:
+    """Return the student's mean distance over lessons, in evaluation mode and without learning."""
+    training = student.training
+    student.eval()
+    with torch.no_grad():
+        losses = [distance(student, lesson).item() for lesson in lessons]
+    student.train(training)
+    return sum(losses) / len(losses)
+
+
+def _similarities(features: Tensor) -> Tensor:
+    rows = features.float().flatten(1)
+    return F.normalize(rows @ rows.T, dim=1)
+
+
+def _channels_last(tensor: Tensor) -> Tensor:
+    return tensor.to(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor

@@ -1,0 +1,71 @@
+import copy
+
+import pytest
+import torch
+from gulliver.compressors.equalize import equalize
+from torch import fx, nn
+
+
+def uneven(network):
+    torch.manual_seed(0)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            with torch.no_grad():
+                module.weight *= 10 ** (torch.rand(len(module.weight)) * 3 - 1.5).reshape(
+                    -1, *[1] * (module.weight.dim() - 1)
+                )
+    return network.eval()
+
+
+def ranges(first, second):
+    read = second.weight if getattr(second, "groups", 1) > 1 else second.weight.transpose(0, 1)
+    return first.weight.abs().flatten(1).amax(1), read.abs().flatten(1).amax(1)
+
+
+@pytest.mark.parametrize(
+    ("network", "shape"),
+    [
+        (nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)), (4, 3, 9, 9)),
+        (nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.Conv2d(8, 8, 3, groups=8)), (4, 3, 9, 9)),
+        (nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2)), (4, 3)),
+    ],
+)
+def test_ranges_are_evened_out_and_outputs_stay(network, shape):
+    network = uneven(network)
+    before = copy.deepcopy(network)
+    last = str(len(network) - 1)
+    traced = equalize(fx.symbolic_trace(network), {last})
+    inputs = torch.randn(shape)
+    with torch.no_grad():
+        torch.testing.assert_close(traced(inputs), before(inputs), rtol=1e-4, atol=1e-4)
+        written, read = ranges(traced.get_submodule("0"), traced.get_submodule(last))
+    torch.testing.assert_close(written, read)
+    assert torch.equal(network[0].weight, before[0].weight)
+
+
+class Branching(nn.Module):
+    def __init__(self, between):
+        super().__init__()
+        self.first, self.between, self.second = nn.Conv2d(3, 4, 1), between, nn.Conv2d(4, 2, 1)
+
+    def forward(self, images):
+        features = self.first(images)
+        return self.second(self.between(features)), features
+
+
+@pytest.mark.parametrize(
+    ("network", "names"),
+    [
+        (Branching(nn.ReLU()), {"second"}),
+        (nn.Sequential(nn.Conv2d(3, 4, 1), nn.SiLU(), nn.Conv2d(4, 2, 1)), {"2"}),
+        (nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 1, groups=2)), {"2"}),
+        (nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 1)), {"0"}),
+    ],
+)
+def test_layers_that_something_else_reads_or_stands_between_are_left_alone(network, names):
+    before = copy.deepcopy(network.state_dict())
+    traced = equalize(fx.symbolic_trace(uneven(network)), set())
+    wanted = copy.deepcopy(traced.state_dict())
+    after = equalize(traced, names).state_dict()
+    assert all(torch.equal(wanted[name], value) for name, value in after.items())
+    assert before.keys() == after.keys()

@@ -1,0 +1,95 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+from gulliver.compressors.compress import compress, thin
+from gulliver.compressors.layer_inputs import calls_of
+from gulliver.compressors.reconstruct import reconstruct
+from gulliver.compressors.sparsify import rank_channels, removed_indices, sparsify
+from gulliver.spaces.recipe import LayerRecipe, Recipe, Sparsify
+from gulliver.spaces.trace import trace
+from torch import nn
+
+
+def thinned(network, recipe, calibration):
+    graph = trace(network, calibration[0])
+    ranking = rank_channels(network, calibration[0])
+    model = sparsify(copy.deepcopy(network), graph, recipe, ranking)
+    return reconstruct(model, network, graph, recipe, removed_indices(graph, recipe, ranking), calibration)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_linear_layer_is_solved_as_numpy_solves_least_squares(bias):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 3, bias)).eval()
+    calibration = [(torch.randn(40, 5),), (torch.randn(30, 5),)]
+    recipe = Recipe({"0": LayerRecipe(Sparsify(0.5, reconstruct=True)), "2": LayerRecipe()})
+    model = thinned(network, recipe, calibration)
+    inputs = torch.cat([it for (it,) in calibration])
+    with torch.no_grad():
+        read, wanted = torch.relu(model[0](inputs)).numpy(), network(inputs).numpy()
+        given = model(inputs).numpy()
+    if bias:
+        read = np.hstack([read, np.ones((len(read), 1))])
+    best = read @ np.linalg.lstsq(read, wanted)[0]
+    assert np.square(given - wanted).sum() == pytest.approx(np.square(best - wanted).sum(), rel=1e-2)
+
+
+def test_a_removed_copy_of_a_kept_channel_is_made_good_exactly():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3, 2, 1), nn.Conv2d(4, 2, 1)).eval()
+    with torch.no_grad():
+        network[0].weight[4:] = network[0].weight[:4]
+        network[0].bias[4:] = network[0].bias[:4]
+        network[2].weight[:, 4:] *= 0.5  # the copies are read less, so that they rank lowest
+    inputs = torch.randn(16, 3, 9, 9)
+    recipe = {name: LayerRecipe() for name in ("0", "2", "3")}
+    plain = thinned(network, Recipe(recipe | {"0": LayerRecipe(Sparsify(0.5))}), [(inputs,)])
+    solved = thinned(network, Recipe(recipe | {"0": LayerRecipe(Sparsify(0.5, reconstruct=True))}), [(inputs,)])
+    with torch.no_grad():
+        wanted = network(inputs)
+        assert (plain(inputs) - wanted).abs().max() > 0.05
+        torch.testing.assert_close(solved(inputs), wanted, rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize("layer", ["block1.conv2", "block2.conv2"])
+def test_a_solved_layer_is_nearer_to_what_it_gave_on_inputs_it_has_not_seen(layer, originals, images_of):
+    original = originals["residual"]
+    wanted = layer_outputs(original.task.model, layer, images_of(64, seed=11))
+
+    def distance(reconstructed):
+        choice = Sparsify(0.25, reconstruct=reconstructed)
+        names = original.graph.layers
+        recipe = Recipe({name: LayerRecipe(choice if name.endswith("conv1") else None) for name in names})
+        model = thinned(original.task.model, recipe, original.calibration)
+        return (layer_outputs(model, layer, images_of(64, seed=11)) - wanted).square().mean()
+
+    assert distance(True) < 0.8 * distance(False)
+
+
+def layer_outputs(model, layer, inputs):
+    ((_, outputs),) = calls_of(model, layer, [(inputs,)])
+    return outputs
+
+
+def test_only_the_readers_of_groups_that_ask_for_it_are_solved(originals):
+    original = originals["residual"]
+    half = {"block1.conv1": Sparsify(0.5, reconstruct=True), "block2.conv1": Sparsify(0.5)}
+    recipe = Recipe({name: LayerRecipe(half.get(name)) for name in original.graph.layers})
+    model = thin(original, recipe, original.calibration)
+    kept = {name: sorted(original.ranking[name][len(original.ranking[name]) // 2 :]) for name in half}
+    before = original.task.model
+    assert torch.equal(model.block2.conv2.weight, before.block2.conv2.weight[:, kept["block2.conv1"]])
+    assert not torch.equal(model.block1.conv2.weight, before.block1.conv2.weight[:, kept["block1.conv1"]])
+    assert torch.equal(model.block1.conv1.weight, before.block1.conv1.weight[kept["block1.conv1"]])
+
+
+def test_a_layer_whose_own_channels_are_removed_too_is_solved_for_those_that_stay(originals, images_of):
+    original = originals["convolutions"]
+    prunable = {name for it in original.graph.channel_groups if not it.not_prunable for name in it.layers}
+    choice = Sparsify(0.5, reconstruct=True)
+    recipe = Recipe({name: LayerRecipe(choice if name in prunable else None) for name in original.graph.layers})
+    model = compress(original, recipe)
+    assert model.get_submodule("dilated").weight.shape == (12, 8, 3, 3)
+    assert model(images_of(2, seed=1)).isfinite().all()

@@ -1,0 +1,63 @@
+import copy
+
+import pytest
+import torch
+from gulliver.compressors.compress import compress
+from gulliver.compressors.finetune import Recovery
+from gulliver.compressors.layer_inputs import calls_of
+from gulliver.compressors.semi_structured import sparsify_in_fours
+from gulliver.spaces.recipe import LayerRecipe, Quantize, Recipe, Sparsify
+from gulliver.spaces.shapes import channels_after
+from gulliver.tasks.errors import InputError
+from torch import nn
+
+FOURS = Sparsify(0.5, "2:4")
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.Linear(16, 5), (64, 16)),
+        (nn.Conv2d(8, 6, 3, padding=1), (8, 8, 6, 6)),
+        (nn.Conv2d(8, 6, 3, 2, groups=2), (8, 8, 7, 7)),
+        (nn.Conv1d(8, 6, 3, dilation=2), (16, 8, 12)),
+    ],
+)
+def test_two_of_every_four_input_channels_are_zero_and_outputs_stay_near(layer, shape):
+    network = nn.Sequential(copy.deepcopy(layer))
+    inputs = torch.randn(shape, generator=torch.Generator().manual_seed(0)) + 1
+    sparsify_in_fours(network, Recipe({"0": LayerRecipe(FOURS)}), [(inputs,)])
+    weight = network[0].weight.detach().flatten(2) if network[0].weight.dim() > 2 else network[0].weight[..., None]
+    fours = weight.reshape(len(weight), -1, 4, weight.shape[-1])
+    assert ((fours != 0).sum(2) == 2).all()
+    with torch.no_grad():
+        wanted, by_magnitude = layer(inputs), copy.deepcopy(layer)
+        whole = layer.weight.reshape(len(weight), -1, 4, weight.shape[-1])
+        threshold = whole.abs().topk(2, 2).values[:, :, -1:]
+        by_magnitude.weight.copy_(whole.masked_fill(whole.abs() < threshold, 0).reshape(layer.weight.shape))
+        assert (network(inputs) - wanted).square().sum() < (by_magnitude(inputs) - wanted).square().sum()
+
+
+def test_channels_that_do_not_come_in_fours_are_refused_by_name():
+    with pytest.raises(InputError, match=r"^kind='2:4' needs input channels in fours, but 0 reads 6 of them$"):
+        sparsify_in_fours(nn.Sequential(nn.Linear(6, 4)), Recipe({"0": LayerRecipe(FOURS)}), [(torch.ones(1, 6),)])
+
+
+def test_no_channel_is_removed_and_zeros_outlast_learning_and_rounding(originals):
+    original = originals["residual"]
+    names = original.graph.layers
+    choice = {
+        name: LayerRecipe(FOURS if name.endswith("conv2") else None, None, Quantize(4, 8, rounding="gptq"))
+        for name in names
+    }
+    recipe = Recipe(choice)
+    assert channels_after(original.graph, recipe) == channels_after(
+        original.graph, Recipe(dict.fromkeys(names, LayerRecipe()))
+    )
+    model = compress(original, recipe, recovery=Recovery(steps=5))
+    for name in ("block1.conv2", "block2.conv2"):
+        weight = model.get_submodule(f"{name}.layer").weight
+        assert ((weight.reshape(len(weight), -1, 4, 9) != 0).sum(2) <= 2).all()
+    # The later of two layers is halved for what it reads behind the earlier one.
+    ((values, _),) = calls_of(model, "block2.conv2", original.calibration[:1])
+    assert values.isfinite().all()
