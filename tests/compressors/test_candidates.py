@@ -356,27 +356,28 @@ def test_a_recipe_that_is_finetuned_is_compressed(originals):
         candidates.network(recipe)
 
 
+# Each with a layer where it makes a difference.
 SPECIAL = (
-    Sparsify(0.5, criterion="taylor"),
-    Sparsify(0.5, reconstruct=True),
-    Sparsify(0.5, "2:4"),
-    Decompose(4, "channel_svd"),
-    Decompose(4, "tucker2", 3),
-    Decompose(4, data_aware=True),
-    Quantize(calibrator="mse"),
-    Quantize(symmetric=False),
-    Quantize(4, weight_scales="mse"),
-    Quantize(4, rounding="gptq"),
-    Quantize(equalize=True),
-    Quantize(correct_bias=True),
+    ("pointwise", Sparsify(0.5, criterion="taylor")),
+    ("pointwise", Sparsify(0.5, reconstruct=True)),
+    ("pointwise", Sparsify(0.5, "2:4")),
+    ("dilated", Decompose(4, "channel_svd")),
+    ("dilated", Decompose(4, "tucker2", 3)),
+    ("dilated", Decompose(4, data_aware=True)),
+    ("dilated", Quantize(calibrator="entropy")),
+    ("strided", Quantize(symmetric=False)),
+    ("dilated", Quantize(weight_scales="mse")),
+    ("linear1", Quantize(group_size=16)),
+    ("dilated", Quantize(rounding="gptq")),
+    ("dilated", Quantize(equalize=True)),
+    ("dilated", Quantize(correct_bias=True)),
 )
 
 
-@pytest.mark.parametrize("choice", SPECIAL, ids=str)
-def test_a_recipe_that_is_not_plain_is_compressed(choice, originals, images_of):
+@pytest.mark.parametrize(("name", "choice"), SPECIAL, ids=str)
+def test_a_recipe_that_is_not_plain_is_compressed(name, choice, originals, images_of):
     original = originals["convolutions"]
     candidates, slot = Candidates(original), type(choice).__name__.lower()
-    name = "pointwise" if isinstance(choice, Sparsify) else "dilated"
     layers = dict(precisions(original, (8, 6)).layers)
     plain = Recipe(layers | {name: LayerRecipe(**{slot: type(choice)(next(iter(vars(choice).values())))})})
     recipe = Recipe(layers | {name: LayerRecipe(**{slot: choice})})
