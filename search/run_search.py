@@ -43,7 +43,12 @@ from gulliver.search.run_directory import RunDirectory, settings_record
 from gulliver.search.scoring import Scoring
 from gulliver.search.sensitivity import measure_sensitivities
 from gulliver.search.sensitivity_report import FILES as SENSITIVITY_FILES
-from gulliver.search.sensitivity_report import rank_correlations, save_sensitivities, write_sensitivities
+from gulliver.search.sensitivity_report import (
+    rank_correlations,
+    read_sensitivities,
+    save_sensitivities,
+    write_sensitivities,
+)
 from gulliver.search.settings import SearchSettings
 from gulliver.search.study import STUDY_FILE, Candidate, Study, front, open_study
 from gulliver.search.tracking import Tracker, TrackingSettings
@@ -320,7 +325,8 @@ class _Search:
 
     def _rank_correlations(self, candidates: Sequence[Candidate]) -> dict[str, float]:
         """Return, and say, how well the predicted losses rank what the trials lost."""
-        found = rank_correlations(self.original, self.space, self.settings.sensitivity, candidates)
+        settings, searched = self.settings.sensitivity, read_sensitivities(self.directory.path)
+        found = rank_correlations(self.original, self.space, settings, searched, candidates)
         listed = ", ".join(f"{correlation:.2f} ({method})" for method, correlation in found.items())
         self.say(f"rank correlation of predicted losses with the accuracy that trials lost: {listed}")
         return found

@@ -73,12 +73,17 @@ def draw_sensitivities(path: Path, sensitivities: Sensitivities, space: Space) -
 
 
 def rank_correlations(
-    original: Original, space: Space, settings: SensitivitySettings, candidates: Sequence[Candidate]
+    original: Original,
+    space: Space,
+    settings: SensitivitySettings,
+    searched: Sensitivities,
+    candidates: Sequence[Candidate],
 ) -> dict[str, float]:
-    """Return for the searched method, and for the gradient, how well it ranks what the trials lost."""
-    methods = dict.fromkeys((settings.method, "gradient"))
-    measured = {method: measure_sensitivities(original, space, settings, method) for method in methods}
-    return {method: rank_correlation(it, space, candidates) for method, it in measured.items()}
+    """Return for the sensitivities that were searched with, and for the gradient's, how well they rank the losses."""
+    known = {searched.method: searched}
+    if "gradient" not in known:
+        known["gradient"] = measure_sensitivities(original, space, settings, "gradient")
+    return {method: rank_correlation(it, space, candidates) for method, it in known.items()}
 
 
 def rank_correlation(sensitivities: Sensitivities, space: Space, candidates: Sequence[Candidate]) -> float:
