@@ -1,6 +1,7 @@
 """Gulliver's own Optuna sampler: exact solves of the predicted problem, then local moves guided by the trials."""
 
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,10 @@ class SolvingSampler(optuna.samplers.BaseSampler):
         """Return the proposed rung of every variable, and note on the trial who proposed it."""
         if "fixed_params" in trial.system_attrs:
             return {}
-        earlier = [it for it in study.get_trials(deepcopy=False) if it.number < trial.number and self._is_whole(it)]
+        # A trial that failed before it was proposed has no rungs, or a part of them.
+        names = frozenset(search_space)
+        trials = study.get_trials(deepcopy=False)
+        earlier = [it for it in trials if it.number < trial.number and it.params.keys() >= names]
         exact_before = sum(it.user_attrs.get(PROPOSED_BY) == EXACT_SOLVE for it in earlier)
         random = np.random.default_rng(self._seed)
         rungs, name = self._proposer.propose(self._history(earlier), exact_before, random)
@@ -51,13 +55,9 @@ class SolvingSampler(optuna.samplers.BaseSampler):
 
     def _history(self, trials: Sequence[FrozenTrial]) -> History:
         names = self._proposer.guide.problem.names
-        rows = [[it.params[name] for name in names] for it in trials]
-        rungs = np.array(rows, dtype=np.intp).reshape(len(trials), len(names))
+        rungs_of = itemgetter(*names)
+        rungs = np.array([rungs_of(it.params) for it in trials], dtype=np.intp).reshape(len(trials), len(names))
         return History(rungs, np.array([self._score(it) for it in trials], dtype=float))
-
-    def _is_whole(self, trial: FrozenTrial) -> bool:
-        """Say whether the trial has a rung of every variable, as one that failed before it was proposed has not."""
-        return trial.params.keys() >= set(self._proposer.guide.problem.names)
 
     def _score(self, trial: FrozenTrial) -> float:
         if trial.state == TrialState.COMPLETE:

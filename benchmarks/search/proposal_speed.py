@@ -28,10 +28,10 @@ from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
 from gulliver.search.guide import Guide
 from gulliver.search.journal import Journal, Scores
 from gulliver.search.moves import Neighbourhood, all_moves
-from gulliver.search.proposer import History, Proposer
+from gulliver.search.proposer import EXACT_SOLVE, History, Proposer
 from gulliver.search.samplers import Random
 from gulliver.search.settings import SearchSettings
-from gulliver.search.solving_sampler import SolvingSampler
+from gulliver.search.solving_sampler import PROPOSED_BY, SolvingSampler
 from gulliver.search.study import Candidate, Study, open_study
 from gulliver.search.tracking import Tracker, TrackingSettings
 from gulliver.spaces.recipe import Recipe
@@ -125,6 +125,7 @@ def study_in_memory(guide: Guide, rungs: Any, scores: Any) -> optuna.Study:
                 params=dict(zip(problem.names, row.tolist(), strict=True)),
                 distributions=distributions,
                 values=[float(score), float(latency_ms)],
+                user_attrs={PROPOSED_BY: EXACT_SOLVE},
             )
             for row, score, latency_ms in zip(rungs, scores, latencies_ms, strict=True)
         ]
