@@ -31,4 +31,5 @@ def _steps(front: Costs, lowest_score: float, highest_latency_ms: float) -> tupl
     inside = front[front[:, 0] < highest_latency_ms]
     ordered = inside[np.argsort(inside[:, 0], kind="stable")]
     levels = np.maximum.accumulate(np.append(lowest_score, ordered[:, 1]))
-    return np.append(0.0, ordered[:, 0]), levels
+    rises = np.diff(levels, prepend=-np.inf) > 0
+    return np.append(0.0, ordered[:, 0])[rises], levels[rises]

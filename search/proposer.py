@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import islice, product
 
 import numpy as np
@@ -15,6 +15,7 @@ from gulliver.search.moves import Neighbourhood, all_moves
 from gulliver.search.problem import Problem
 from gulliver.search.solve import Solution, pareto
 from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
 
 EXACT_SOLVE = "exact solve"
 SOLVED_AGAIN = "solved again"
@@ -143,7 +144,9 @@ class Proposer:
         is_turn = exact_before < self.exact_first or len(history.scores) % 2 == 0
         if is_turn and (fresh := self._from_ladder(history, exact_before)) is not None:
             return fresh, EXACT_SOLVE
-        return self._most_promising(history, random)
+        # On matrices as small as these, threads that wait for each other cost more than they save.
+        with _linear_algebra().limit(limits=1):
+            return self._most_promising(history, random)
 
     def _from_ladder(self, history: History, index: int) -> Rungs | None:
         steps = [it for it in self.guide.ladder if it.latency_ms <= self.guide.highest_latency_ms]
@@ -218,6 +221,12 @@ class Proposer:
     @cached_property
     def _neighbourhood(self) -> Neighbourhood:
         return Neighbourhood(self.guide.problem.sizes, self.guide.positions)
+
+
+@cache
+def _linear_algebra() -> ThreadpoolController:
+    """Return the libraries that numpy and scipy leave matrices to; to look for them takes a while."""
+    return ThreadpoolController().select(user_api="blas")
 
 
 def _joined(parts: Sequence[tuple[Rungs, Sequence[str]]]) -> tuple[Rungs, list[str]]:

@@ -1,6 +1,7 @@
 """Gulliver's own Optuna sampler: exact solves of the predicted problem, then local moves guided by the trials."""
 
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,10 @@ class SolvingSampler(optuna.samplers.BaseSampler):
         """Return the proposed rung of every variable, and note on the trial who proposed it."""
         if "fixed_params" in trial.system_attrs:
             return {}
-        earlier = [it for it in study.get_trials(deepcopy=False) if it.number < trial.number and self._is_whole(it)]
+        # A trial that failed before it was proposed has no rungs, or a part of them.
+        names = frozenset(search_space)
+        trials = study.get_trials(deepcopy=False)
+        earlier = [it for it in trials if it.number < trial.number and it.params.keys() >= names]
         exact_before = sum(it.user_attrs.get(PROPOSED_BY) == EXACT_SOLVE for it in earlier)
         random = np.random.default_rng(self._seed)
         rungs, name = self._proposer.propose(history_of(earlier, self._proposer.guide), exact_before, random)
@@ -50,15 +54,12 @@ class SolvingSampler(optuna.samplers.BaseSampler):
         independent = optuna.samplers.RandomSampler(self._seed)
         return independent.sample_independent(study, trial, param_name, param_distribution)
 
-    def _is_whole(self, trial: FrozenTrial) -> bool:
-        """Say whether the trial has a rung of every variable, as one that failed before it was proposed has not."""
-        return trial.params.keys() >= set(self._proposer.guide.problem.names)
-
 
 def history_of(trials: Sequence[FrozenTrial], guide: Guide) -> History:
     """Return what was tried and how it scored: NaN for trials that have no score yet, -inf for those that failed."""
     names = guide.problem.names
-    rows = [[it.params[name] for name in names] for it in trials]
+    rungs_of = itemgetter(*names)
+    rows = [rungs_of(it.params) for it in trials]
     scores = [_score(it, guide.score_index) for it in trials]
     return History(np.array(rows, dtype=np.intp).reshape(len(trials), len(names)), np.array(scores, dtype=float))
 

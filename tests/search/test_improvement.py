@@ -54,6 +54,12 @@ def test_points_outside_the_reference_count_for_nothing():
     assert improvement(0.8, 0.1, 1.0, front=outside) == pytest.approx(improvement(0.8, 0.1, 1.0))
 
 
+def test_points_that_others_beat_count_for_nothing():
+    beaten = np.array([*FRONT, (4.0, 0.8), (4.0, 0.1), (9.0, 0.85), (8.0, 0.6)])
+    for latency_ms in (1.0, 4.0, 8.5):
+        assert improvement(0.8, 0.1, latency_ms, front=beaten) == pytest.approx(improvement(0.8, 0.1, latency_ms))
+
+
 def test_a_candidate_that_cannot_enter_the_front_adds_next_to_nothing_and_never_less():
     assert 0.0 <= improvement(0.0, 0.01, 5.0) < 1e-12
 

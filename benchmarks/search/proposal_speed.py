@@ -1,0 +1,205 @@
+"""What one trial costs beside its scoring: python -m benchmarks.search.proposal_speed.
+
+CPU and wall-clock milliseconds, medians, on a chain of 150 groups of 4 choices (benchmarks/search/chain_problem.py):
+
+- propose: `Proposer.propose` after so many scored trials, half of them random and half moves of the first ladder;
+- propose and read trials: the same through Optuna's sampler, which reads all trials of a study in memory first;
+- propose and solve again: where the number of trials has doubled, a proposal waits for a new ladder, once;
+- price: the modelled latency of one recipe, from its tables;
+- ask and tell: a random trial of search/study.py in SQLite, of about as many choices, scored at no cost;
+- journal and MLflow: what is written of a trial before it is told, and after.
+
+Waits for the disk are in the wall-clock time alone. Writes benchmarks/results/proposal_speed.csv.
+"""
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import torch
+from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
+from gulliver.search.guide import Guide
+from gulliver.search.journal import Journal, Scores
+from gulliver.search.moves import Neighbourhood, all_moves
+from gulliver.search.proposer import EXACT_SOLVE, History, Proposer
+from gulliver.search.samplers import Random
+from gulliver.search.settings import SearchSettings
+from gulliver.search.solving_sampler import PROPOSED_BY, SolvingSampler
+from gulliver.search.study import Candidate, Study, open_study
+from gulliver.search.tracking import Tracker, TrackingSettings
+from gulliver.spaces.recipe import Recipe
+from gulliver.spaces.space import Space, SpaceOptions, untouched
+from gulliver.spaces.trace import trace
+from torch import nn
+
+from benchmarks.record import write_table
+from benchmarks.search.chain_problem import chain_problem
+
+VARIABLES, CHOICES = 150, 4
+TRIALS = (12, 100, 1000)
+REPEATS, STORED = 15, 20
+Step = Callable[[int], Any]
+
+
+@dataclass(frozen=True)
+class Result:
+    """One line of the table: medians of the repeats."""
+
+    step: str
+    variables: int
+    trials: int
+    repeats: int
+    cpu_ms: float
+    wall_ms: float
+
+
+def measure(name: str, trials: int, repeats: int, step: Step) -> Result:
+    """Return the median times of `step`, which is given the number of the repeat."""
+    times = []
+    for repeat in range(repeats):
+        wall, cpu = time.perf_counter(), time.process_time()
+        step(repeat)
+        times.append((time.process_time() - cpu, time.perf_counter() - wall))
+    cpu_ms, wall_ms = (round(1e3 * statistics.median(column), 3) for column in zip(*times, strict=True))
+    return Result(name, VARIABLES, trials, repeats, cpu_ms, wall_ms)
+
+
+def proposing() -> Iterator[Result]:
+    """Yield the lines of the proposer."""
+    chain = chain_problem(VARIABLES, CHOICES, seed=0)
+    guide = Guide(chain.known, tuple(range(VARIABLES)), 1.0, 0.5, 10.0)
+    proposer = Proposer(guide)
+    rungs = make_rungs(guide, TRIALS[-1])
+    scores = chain.accuracy(rungs)
+    for trials in TRIALS:
+        history = History(rungs[:trials], scores[:trials])
+
+        def propose(repeat: int, history: History = history) -> None:
+            # A new history each time, as a sampler makes it: nothing is known of it yet.
+            proposer.propose(replace(history), proposer.exact_first, np.random.default_rng(repeat))
+
+        def solve_again(repeat: int, propose: Step = propose) -> None:
+            guide.solved_again.clear()
+            propose(repeat)
+
+        yield measure("propose and solve again", trials, 3, solve_again)
+        yield measure("propose", trials, REPEATS, propose)
+    study = study_in_memory(guide, rungs, scores)
+    trial, sampler = study.ask(), SolvingSampler(proposer, seed=0)
+    frozen = study.get_trials(deepcopy=False)[trial.number]
+    space = sampler.infer_relative_search_space(study, frozen)
+    yield measure(
+        "propose and read trials", TRIALS[-1], REPEATS, lambda repeat: sampler.sample_relative(study, frozen, space)
+    )
+    yield measure("price", 0, 200, lambda repeat: guide.problem.latency_ms_of(rungs[repeat : repeat + 1]))
+
+
+def make_rungs(guide: Guide, count: int) -> Any:
+    """Return shape (count, variables): random recipes and moves of the ladder's, in turn."""
+    random = np.random.default_rng(0)
+    ladder = np.array([it.rungs for it in guide.ladder])
+    moved, _ = all_moves(Neighbourhood(guide.problem.sizes, guide.positions), ladder, count, random)
+    drawn = random.integers(0, CHOICES, (count, VARIABLES))
+    return np.where(np.arange(count)[:, None] % 2, drawn, random.permutation(moved)[:count])
+
+
+def study_in_memory(guide: Guide, rungs: Any, scores: Any) -> optuna.Study:
+    """Return a study whose trials these are."""
+    study = optuna.create_study(directions=["maximize", "minimize"])
+    problem = guide.problem
+    latencies_ms = problem.latency_ms_of(rungs)
+    distributions = {
+        name: optuna.distributions.IntDistribution(0, size - 1)
+        for name, size in zip(problem.names, problem.sizes, strict=True)
+    }
+    study.add_trials(
+        [
+            optuna.trial.create_trial(
+                params=dict(zip(problem.names, row.tolist(), strict=True)),
+                distributions=distributions,
+                values=[float(score), float(latency_ms)],
+                user_attrs={PROPOSED_BY: EXACT_SOLVE},
+            )
+            for row, score, latency_ms in zip(rungs, scores, latencies_ms, strict=True)
+        ]
+    )
+    return study
+
+
+class Chain(nn.Module):
+    """Layers of which each has a precision, and all but the ends a rank and channels to remove."""
+
+    def __init__(self, layers: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*(nn.Conv2d(32, 32, 3, padding=1) for _ in range(layers)))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return a map of the shape of the images."""
+        features: torch.Tensor = self.layers(images)
+        return features
+
+
+def make_space() -> Space:
+    """Return a space of 150 choices."""
+    graph = trace(Chain(VARIABLES // 3).eval(), (torch.zeros(1, 32, 4, 4),))
+    space = Space(graph, CpuOpenvino().capabilities, SpaceOptions(ranks=(0.5,)))
+    assert VARIABLES - 3 <= len(space.dimensions) <= VARIABLES
+    return space
+
+
+def storing(folder: Path) -> Iterator[Result]:
+    """Yield the lines of the study, the journal and MLflow."""
+    space = make_space()
+    settings = SearchSettings(trials=STORED, batch=1, sampler=Random())
+    scores = Scores(0.9, 5.0, 1000.0)
+    journal = Journal(folder / "scores.jsonl")
+
+    def score(recipe: Recipe) -> Scores:
+        return scores
+
+    study = open_study(folder / "study.db", space, settings, journal, score, lambda scores: {"max_drop": -0.1})
+    yield ask_and_tell(study)
+    recipe = untouched(space.graph)
+    yield measure("journal", 0, STORED, lambda repeat: journal.add(f"other{repeat}", scores))
+    tracker = Tracker(TrackingSettings(), folder / "out")
+    tracker.start("speed", {"trials": STORED})
+    summary = {"hypervolume": 0.5, "front_size": 10.0, "fastest_latency_ms": 2.0}
+
+    def log(repeat: int) -> None:
+        tracker.log_trial(Candidate(repeat, recipe, scores, 0.0, "test"), summary)
+
+    yield measure("mlflow", 0, STORED, log)
+
+
+def ask_and_tell(study: Study) -> Result:
+    """Return the time from one told trial to the next."""
+    told: list[tuple[float, float]] = []
+    study.run(lambda candidate: told.append((time.process_time(), time.perf_counter())))
+    cpu_ms, wall_ms = (round(1e3 * statistics.median(column), 3) for column in np.diff(told, axis=0).T.tolist())
+    return Result("ask and tell", len(study.space.dimensions), STORED, len(told) - 1, cpu_ms, wall_ms)
+
+
+def results() -> Iterator[Result]:
+    """Yield the table's lines."""
+    yield from proposing()
+    with tempfile.TemporaryDirectory() as folder:
+        yield from storing(Path(folder))
+
+
+def main() -> None:
+    """Measure everything and write the table."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    torch.set_num_threads(1)
+    versions = {name: version(name) for name in ("numpy", "scipy", "optuna", "mlflow")}
+    write_table("proposal_speed", list(results()), versions)
+
+
+if __name__ == "__main__":
+    main()
