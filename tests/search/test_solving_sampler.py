@@ -69,9 +69,9 @@ def chain():
     return chain_problem(8, 4, seed=0)
 
 
-def test_the_same_seed_gives_the_same_trials_and_another_one_others(chain):
-    first, second, other = (solving(chain, seed).run(10).rungs for seed in (0, 0, 1))
-    assert first == second != other
+def test_the_same_seed_gives_the_same_trials(chain):
+    first, second = (solving(chain, 0).run(10).rungs for _ in range(2))
+    assert first == second
 
 
 def test_no_recipe_is_tried_twice_and_everyone_says_who_proposed_it(chain):
