@@ -17,7 +17,7 @@ def make_guide(
     original_score: float,
 ) -> Guide:
     """Return the guide of a search: what the budget can never allow counts for nothing."""
-    dimensions, budget, finalists = space.dimensions, settings.budget, settings.finalists
+    dimensions, limit_ms = space.dimensions, settings.budget.max_latency_ms
     problem = Problem(
         names=tuple(it.name for it in dimensions),
         sizes=tuple(it.rungs for it in dimensions),
@@ -26,12 +26,11 @@ def make_guide(
     )
     layers = list(space.graph.layers)
     untouched_ms = float(problem.latency_ms_of(np.zeros((1, len(dimensions)), dtype=np.intp))[0])
-    recoverable = finalists.recoverable_drop if finalists.finetune else 0.0
     return Guide(
         problem=problem,
         positions=tuple(layers.index(it.owner) for it in dimensions),
         original_score=original_score,
-        lowest_score=original_score - budget.max_drop - recoverable,
-        highest_latency_ms=min(untouched_ms, budget.max_latency_ms or untouched_ms),
+        lowest_score=original_score - settings.largest_drop,
+        highest_latency_ms=min(untouched_ms, limit_ms or untouched_ms),
         score_index=settings.objectives.index("accuracy_search"),
     )

@@ -197,6 +197,7 @@ class _Search:
         exported: dict[str, Exported] = {}
 
         def passes(candidate: Candidate) -> bool:
+            """Make the candidate a finalist, and say whether it promises to keep the budget."""
             recipe = with_finetuning(candidate.recipe, self.settings.finalists)
             made = bench.export(recipe.key, recipe)
             exported[recipe.key] = made

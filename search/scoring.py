@@ -67,9 +67,7 @@ class Scoring:
     @property
     def _least_accuracy(self) -> float:
         """The accuracy below which a candidate is infeasible."""
-        finalists = self.settings.finalists
-        recoverable = finalists.recoverable_drop if finalists.finetune else 0.0
-        return self.baseline_accuracy - self.settings.budget.max_drop - recoverable
+        return self.baseline_accuracy - self.settings.largest_drop
 
     @cached_property
     def _accuracy(self) -> Accuracy:

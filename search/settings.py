@@ -109,6 +109,11 @@ class SearchSettings:
     trial: TrialSettings = field(default_factory=TrialSettings)
     finalists: FinalistSettings = field(default_factory=FinalistSettings)
 
+    @property
+    def largest_drop(self) -> float:
+        """The drop in a trial up to which a recipe is feasible: the budget's, and what fine-tuning is trusted with."""
+        return self.budget.max_drop + (self.finalists.recoverable_drop if self.finalists.finetune else 0.0)
+
     def __post_init__(self) -> None:
         for key in ("trials", "batch"):
             if getattr(self, key) < 1:

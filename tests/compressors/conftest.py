@@ -112,12 +112,8 @@ def images(count, seed):
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Small tensors are computed sooner by one thread than by several that wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def _one_thread(one_thread):
+    """Compute with one thread in all of this room's tests."""
 
 
 @pytest.fixture(scope="session")
