@@ -1,4 +1,4 @@
-"""How the structure of the chips' latency model is chosen: python benchmarks/latency_model_selection.py [FIT ...].
+"""How the structure of the chips' latency model is chosen: python -m benchmarks.latency_model_selection [FIT ...].
 
 Inside the training half of each split of benchmarks/latency_model.py, shapes are dealt to four folds, kernel by kernel;
 the model is fitted on three and predicts the fourth. A change to the model is kept where these errors fall; the other
@@ -14,7 +14,7 @@ from gulliver.evaluators.latency.chip_fit import fit_efficiencies, fit_name, pub
 from gulliver.evaluators.latency.chip_model import price
 from gulliver.evaluators.latency.prediction_error import prediction_error
 from gulliver.evaluators.latency.published_kernel import PublishedKernel
-from latency_model import SEEDS, SUBSETS, Shape, halves
+from benchmarks.latency_model import SEEDS, SUBSETS, Shape, halves
 
 FOLDS = 4
 # (kernel, predicted microseconds)

@@ -1,4 +1,4 @@
-"""How long it takes to price 10,000 recipes of a 60-block model: python benchmarks/pricing_speed.py.
+"""How long it takes to price 10,000 recipes of a 60-block model: python -m benchmarks.pricing_speed.
 
 A block is an attention of two linear layers and a gated MLP, of 256 tokens and a width that differs from block to
 block. Its attention has 6 choices and its MLP 48: a precision or a rank for each matmul, and a share of the hidden
@@ -6,23 +6,19 @@ width. With the files of chips and fits read before, every kernel of every choic
 recipes are, in the time that is given. Writes benchmarks/results/pricing_speed.csv.
 """
 
-import csv
 import itertools
-import os
-import platform
-import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import replace
-from pathlib import Path
+from dataclasses import dataclass, replace
+from importlib.metadata import version
 
 import numpy as np
 from gulliver.evaluators.factors import total
 from gulliver.evaluators.latency.chip_target import ChipTarget, choice_factors
 from gulliver.evaluators.latency.kernel import ComputeKernel, GatedMlpKernel, KernelCall, MemoryKernel
 
-ROOT = Path(__file__).parent.parent
-RESULTS = Path(__file__).parent / "results" / "pricing_speed.csv"
+from benchmarks.record import write_table
+
 BLOCKS, RECIPES, TOKENS = 60, 10_000, 256
 CHIPS = ("ascend_910b2", "nvidia_h200")
 PRECISIONS = ("int8", "float16", "w8")
@@ -63,7 +59,19 @@ def mlp_choices(width: int, fused: bool) -> Iterator[Calls]:
         yield [KernelCall(kernel, "mlp") for kernel in (*kernels, swiglu)]
 
 
-def measure(chip: str) -> dict[str, object]:
+@dataclass(frozen=True)
+class Row:
+    """What was priced on a chip, and the seconds that it took."""
+
+    chip: str
+    blocks: int
+    recipes: int
+    distinct_kernels: int
+    seconds: float
+    mean_latency_ms: float
+
+
+def measure(chip: str) -> Row:
     """Return what was priced on the chip, and the seconds that it took."""
     target = ChipTarget(chip)
     widths = [1024 + 64 * block for block in range(BLOCKS)]
@@ -78,34 +86,14 @@ def measure(chip: str) -> dict[str, object]:
     latencies_ms = total(choice_factors(target.latency, variables), recipes)
     seconds = time.perf_counter() - start
     kernels = {call.kernel for choices in variables for calls in choices for call in calls}
-    return {
-        "chip": chip,
-        "blocks": BLOCKS,
-        "recipes": RECIPES,
-        "distinct_kernels": len(kernels),
-        "seconds": round(seconds, 3),
-        "mean_latency_ms": round(float(latencies_ms.mean()), 3),
-        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
-        "commit": commit(),
-    }
-
-
-def commit() -> str:
-    """The commit that is checked out, marked where files differ from it."""
-    command = ("git", "-C", str(ROOT), "describe", "--always", "--dirty")
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    mean_latency_ms = round(float(latencies_ms.mean()), 3)
+    return Row(chip, BLOCKS, RECIPES, len(kernels), round(seconds, 3), mean_latency_ms)
 
 
 def main() -> None:
     """Write the table."""
     measure(CHIPS[0])  # the fits and the chips' files are read once
-    rows = [measure(chip) for chip in CHIPS]
-    with RESULTS.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
-    for row in rows:
-        print(*row.values(), sep="\t")
+    write_table("pricing_speed", [measure(chip) for chip in CHIPS], {"numpy": version("numpy")})
 
 
 if __name__ == "__main__":

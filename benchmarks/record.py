@@ -16,14 +16,19 @@ RESULTS = Path(__file__).parent / "results"
 
 def write_table(name: str, rows: Sequence[Any], versions: Mapping[str, str]) -> None:
     """Write dataclasses to benchmarks/results/NAME.csv with machine, Python, versions and commit; print the rows."""
-    origin = {"machine": machine(), "python": platform.python_version(), **versions, "commit": commit()}
+    source = origin(versions)
     lines = [asdict(row) for row in rows]
     with (RESULTS / f"{name}.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, [*lines[0], *origin])
+        writer = csv.DictWriter(file, [*lines[0], *source])
         writer.writeheader()
-        writer.writerows(line | origin for line in lines)
+        writer.writerows(line | source for line in lines)
     for line in lines:
         print(*line.values(), sep="\t")
+
+
+def origin(versions: Mapping[str, str]) -> dict[str, str]:
+    """What a result was measured on: machine, Python, versions and commit."""
+    return {"machine": machine(), "python": platform.python_version(), **versions, "commit": commit()}
 
 
 def machine() -> str:

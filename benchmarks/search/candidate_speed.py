@@ -1,4 +1,4 @@
-"""What a candidate costs, made by `compress` and by `Candidates`: python benchmarks/search/candidate_speed.py [tasks].
+"""What a candidate costs, made by `compress` and by `Candidates`: python -m benchmarks.search.candidate_speed.
 
 CPU milliseconds of one thread to make a recipe's network, and to score 400 samples with it, the two ways one after
 the other on each recipe, medians. The streams of recipes: *random* draws every rung; *moves* changes one rung of the
@@ -19,7 +19,8 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -33,7 +34,7 @@ from gulliver.tasks.digits_cnn import DigitsCNN
 from gulliver.tasks.fashion_resnet import FashionResNet
 from torch import Tensor, nn
 
-from benchmarks.search.provenance import provenance, write_rows
+from benchmarks.record import write_table
 
 TASKS = {"digits_cnn": DigitsCNN, "fashion_resnet": FashionResNet}
 RECIPES = {"digits_cnn": 60, "fashion_resnet": 20, "plain_150": 20}
@@ -229,8 +230,7 @@ def results(tasks: Sequence[str]) -> Iterator[Result]:
 def main() -> None:
     """Write the table."""
     torch.set_num_threads(1)
-    facts = provenance()
-    write_rows("candidate_speed.csv", [asdict(it) | facts for it in results(sys.argv[1:] or list(TASKS))])
+    write_table("candidate_speed", list(results(sys.argv[1:] or list(TASKS))), {"torch": version("torch")})
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The true accuracy of every recipe of a space of digits_cnn: nice -n 10 python benchmarks/search/digits_truth.py.
+"""The true accuracy of every recipe of a space of digits_cnn: nice -n 10 python -m benchmarks.search.digits_truth.
 
 82,944 rung assignments (51,840 different recipes), in floating point, 8 or 3 bits, with half of the channels or all,
 and split in two or whole; scored without recovery on all samples of the search and the test split. Writes
@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from gulliver.tasks.digits_cnn import DigitsCNN
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmarks.search.provenance import RESULTS, provenance
+from benchmarks.record import RESULTS, origin
 
 PATH = RESULTS / "digits_truth.npz"
 SPLITS = ("search", "test")
@@ -140,7 +141,7 @@ class Enumeration:
             if same and stored.counts["search"].shape == sizes:
                 return stored
         counts = {split: np.full(sizes, -1, np.int16) for split in SPLITS}
-        return Truth(names, counts, samples, {"network": self.original.network, **provenance()})
+        return Truth(names, counts, samples, {"network": self.original.network, **origin({"torch": version("torch")})})
 
     def fill(self, truth: Truth) -> Iterator[int]:
         """Score every rung assignment that is missing, and yield after each one how many are left."""

@@ -1,4 +1,4 @@
-"""How often bounds for racing drop what they should, and what they must not: python benchmarks/search/racing_bounds.py.
+"""How often bounds for racing drop what they should, and what they must not: python -m benchmarks.search.racing_bounds.
 
 A candidate and its rival have right answers (0 or 1) on a split of 2000 samples whose means are known; `drop` is by how
 much the candidate's mean is below the rival's, `discordant` the share of samples that only one of them has right. "rare
@@ -12,26 +12,22 @@ order is raced by each bound at 95%, in slices of 250, 500 and 1000.
 Writes benchmarks/results/racing_bounds.csv.
 """
 
-import csv
-import os
-import platform
-import subprocess
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
-from pathlib import Path
 
 import numpy as np
 from gulliver.search.racing import Floats, Rival, race, slice_ends
 from gulliver.search.settings import Race
 from scipy import stats
 
+from benchmarks.record import write_table
+
 SIZE, FIRST_SLICE, ORDERS, ERROR = 2000, 250, 1000, 0.05
 LOOKS = len(list(slice_ends(SIZE, FIRST_SLICE))) - 1
 CASES = [(0.0, 0.01), (0.0, 0.06), (0.0, 0.2), (0.005, 0.04), (0.01, 0.04), (0.02, 0.06), (0.04, 0.08), (0.08, 0.14)]
 RARE_GAINS = 15
-RESULTS = Path(__file__).parent.parent / "results" / "racing_bounds.csv"
 
 
 @dataclass(frozen=True)
@@ -45,24 +41,11 @@ class Row:
     dropped: float
     samples_saved: float
     orders: int
-    machine: str
-    numpy: str
-    scipy: str
-    commit: str
 
 
 def main() -> None:
     """Race every case and write the table."""
-    rows = list(measured())
-    with RESULTS.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
-    for row in rows:
-        print(
-            f"{row.case:14} drop {row.drop:5.3f} of {row.discordant:5.3f}  {row.bound:32}"
-            f"dropped {row.dropped:6.1%}  saved {row.samples_saved:6.1%}"
-        )
+    write_table("racing_bounds", list(measured()), {name: version(name) for name in ("numpy", "scipy")})
 
 
 def measured() -> Iterator[Row]:
@@ -93,8 +76,7 @@ def rows(case: str, drop: float, discordant: float, population: Floats) -> Itera
     for name, counts in used.items():
         shares = np.array(counts) / SIZE
         dropped, saved = float((shares < 1).mean()), float(1 - shares.mean())
-        versions = (version("numpy"), version("scipy"))
-        yield Row(case, drop, discordant, name, dropped, round(saved, 4), ORDERS, machine(), *versions, commit())
+        yield Row(case, drop, discordant, name, dropped, round(saved, 4), ORDERS)
 
 
 def betting(rival: Floats, candidate: Floats, highest_score: float | None) -> int:
@@ -132,17 +114,6 @@ BOUNDS: dict[str, Callable[[Floats, Floats], int]] = {
     "student t": partial(until_below, student_t),
     "bernstein": partial(until_below, bernstein),
 }
-
-
-def machine() -> str:
-    """Return the processor and its cores."""
-    return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
-
-
-def commit() -> str:
-    """Return the commit that is checked out, marked where files differ from it."""
-    command = ["git", "describe", "--always", "--dirty"]
-    return subprocess.run(command, cwd=RESULTS.parent, capture_output=True, text=True, check=True).stdout.strip()
 
 
 if __name__ == "__main__":

@@ -101,7 +101,8 @@ def test_a_constant_score_makes_the_fastest_recipe_the_front(tmp_path):
 
 def test_candidates_whose_scores_are_not_numbers_fail_with_their_recipe_and_the_search_goes_on(tmp_path):
     def judge(moved):
-        return torch.where(moved < 0.2, 1 - moved, torch.nan)
+        # On this network 8 bits move outputs by some 0.002, and fewer channels by 0.05 and more.
+        return torch.where(moved < 0.03, 1 - moved, torch.nan)
 
     # The default sampler is not tempted by what breaks here, and a race may end before the sample that breaks.
     settings = QUICK | {"trials": 12, "sampler": Random(), "trial": TrialSettings(None, race=None)}
