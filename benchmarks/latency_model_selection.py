@@ -14,6 +14,7 @@ from gulliver.evaluators.latency.chip_fit import fit_efficiencies, fit_name, pub
 from gulliver.evaluators.latency.chip_model import price
 from gulliver.evaluators.latency.prediction_error import prediction_error
 from gulliver.evaluators.latency.published_kernel import PublishedKernel
+
 from benchmarks.latency_model import SEEDS, SUBSETS, Shape, halves
 
 FOLDS = 4

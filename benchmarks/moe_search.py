@@ -20,7 +20,8 @@ from typing import Any
 import pandas
 from gulliver.evaluators.latency.gated_mlp import GatedMlpLayers, find_gated_mlps
 from gulliver.evaluators.latency.target import Target
-from gulliver.search.commands import SearchJob, say
+from gulliver.search.commands import say
+from gulliver.search.jobs import SearchJob
 from gulliver.search.launch import check
 from gulliver.search.run_search import run_search
 from gulliver.search.show_plan import show_plan

@@ -6,7 +6,8 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from gulliver.search.commands import BUILD, RUN, Job
+from gulliver.search.commands import RUN
+from gulliver.search.jobs import BUILD, Job
 from gulliver.tasks.errors import InputError
 
 _CONFIG_MODULE = "gulliver.conf"
@@ -83,7 +84,6 @@ def _launch_hydra(command: str, arguments: list[str]) -> None:
 
 
 def _run_job(command: str, config: Any) -> None:
-    from gulliver.search.commands import BUILD
     from omegaconf import OmegaConf
 
     RUN[command](BUILD[command](_plain(OmegaConf.to_container(config, resolve=True))))
