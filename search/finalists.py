@@ -75,14 +75,14 @@ class Measured:
 class Finalist:
     """A recipe with what was predicted of it and what is known since it was made.
 
-    `promising` says whether the search split alone lets one expect that it keeps the budget.
+    `likely_drop` is what the search split alone lets one expect to lose on the test split.
     """
 
     recipe: Recipe
     predicted_latency_ms: float
     measured: Measured
     model_path: Path | None
-    promising: bool
+    likely_drop: float
 
     @property
     def prediction_error(self) -> float:
@@ -91,19 +91,24 @@ class Finalist:
 
 
 def choose_finalists(
-    candidates: Sequence[Candidate], settings: FinalistSettings, passes: Callable[[Candidate], bool]
+    candidates: Sequence[Candidate],
+    settings: FinalistSettings,
+    max_drop: float,
+    finish: Callable[[Candidate], float],
 ) -> list[Candidate]:
     """Return the finalists, found by halving the front between the fastest that passes and the slowest that fails.
 
-    `candidates` is the front, fastest first; `passes` makes a finalist and says whether it is within the
-    budget on the search split.
+    `candidates` is the front, fastest first; `finish` makes a finalist and returns its likely drop. So many are made
+    for `max_drop`, and for each of the other drops as many again, where those made before leave it open.
     """
-    passed: list[int] = []
-    failed: list[int] = []
-    while len(passed) + len(failed) < min(settings.count, len(candidates)):
-        index = _next_index(len(candidates), passed, failed)
-        (passed if passes(candidates[index]) else failed).append(index)
-    return [candidates[index] for index in sorted([*passed, *failed])]
+    drops: dict[int, float] = {}
+    for bar in (max_drop, *settings.other_drops):
+        for _ in range(min(settings.count, len(candidates) - len(drops))):
+            passed = [index for index, drop in drops.items() if drop <= bar]
+            failed = [index for index in drops if index not in passed]
+            index = _next_index(len(candidates), passed, failed)
+            drops[index] = finish(candidates[index])
+    return [candidates[index] for index in sorted(drops)]
 
 
 def _next_index(count: int, passed: Sequence[int], failed: Sequence[int]) -> int:
@@ -122,14 +127,16 @@ def with_finetuning(recipe: Recipe, settings: FinalistSettings) -> Recipe:
     return replace(recipe, finetune=settings.finetune if is_thinned(recipe) else None)
 
 
-def promises(exported: Exported, baseline: Exported, budget: Budget) -> bool:
-    """Say whether a finalist is likely to keep the budget on the test split, from the search split alone.
+def likely_drop(exported: Exported, baseline: Exported, budget: Budget) -> float:
+    """Return what a finalist is likely to lose at most on the test split, from the search split alone.
 
-    Its drop on the search split plus one standard error must be within the budget: the test split's drop is as
-    likely above the search split's as below it, and a recipe picked for a small one has more often had luck.
+    It is the drop on the search split plus one standard error: the test split's drop is as likely above the search
+    split's as below it, and a recipe picked for a small one has more often had luck. One that is too large is of no use
+    at any drop.
     """
-    drop = baseline.accuracy_search - exported.accuracy_search + exported.drop_standard_error
-    return drop <= budget.max_drop and exported.size_bytes <= (budget.max_size_bytes or float("inf"))
+    if exported.size_bytes > (budget.max_size_bytes or float("inf")):
+        return float("inf")
+    return baseline.accuracy_search - exported.accuracy_search + exported.drop_standard_error
 
 
 def within_budget(measured: Measured, baseline: Measured, budget: Budget) -> bool:
@@ -141,6 +148,12 @@ def within_budget(measured: Measured, baseline: Measured, budget: Budget) -> boo
     )
 
 
+def fastest_within(finalists: Sequence[Finalist], max_drop: float) -> Finalist | None:
+    """Return the fastest finalist that is likely to lose no more, None where there is none."""
+    promising = [it for it in finalists if it.likely_drop <= max_drop]
+    return min(promising, key=lambda it: it.measured.latency_ms, default=None)
+
+
 def best_finalist(finalists: Sequence[Finalist], baseline: Measured, budget: Budget) -> tuple[Finalist, bool]:
     """Return the fastest promising finalist, or the most accurate one, and whether the test split bears it out.
 
@@ -149,10 +162,8 @@ def best_finalist(finalists: Sequence[Finalist], baseline: Measured, budget: Bud
     """
     if not finalists:
         raise InputError("a candidate must have a score that is a number, but all of them failed")
-    promising = [it for it in finalists if it.promising]
-    if promising:
-        best = min(promising, key=lambda it: it.measured.latency_ms)
-    else:
+    best = fastest_within(finalists, budget.max_drop)
+    if best is None:
         # A score that is no number is greater than none and less than none, so it goes last by itself.
         best = max(finalists, key=lambda it: (not isnan(it.measured.accuracy_search), it.measured.accuracy_search))
     return best, within_budget(best.measured, baseline, budget)

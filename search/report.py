@@ -10,7 +10,6 @@ from gulliver.search.finalists import MEASURED, Measured
 from gulliver.search.result import Result
 from gulliver.search.study import Candidate
 from gulliver.search.units import ms
-from gulliver.spaces.recipe import Recipe
 from gulliver.tasks.cache import write_atomically
 
 _ORIGINALS = (("D", "black"), ("s", "tab:green"))
@@ -27,11 +26,13 @@ def write_tables(out: Path, candidates: Sequence[Candidate], front: Sequence[Can
     write_atomically(out / "front.csv", lambda temporary: members.to_csv(temporary, index=False))
 
 
-def write_recipes(out: Path, front: Sequence[Recipe], best: Recipe) -> None:
-    """Write recipes/front-NN.yaml, fastest first, and recipes/best.yaml."""
-    for index, recipe in enumerate(front):
-        recipe.save(out / "recipes" / f"front-{index:02d}.yaml")
-    best.save(out / "recipes" / "best.yaml")
+def write_recipes(out: Path, result: Result) -> None:
+    """Write recipes/front-NN.yaml, fastest first, recipes/best.yaml, and recipes/within-D.yaml for the other drops."""
+    for index, candidate in enumerate(result.front):
+        candidate.recipe.save(out / "recipes" / f"front-{index:02d}.yaml")
+    result.best.recipe.save(out / "recipes" / "best.yaml")
+    for drop, finalist in result.fastest_within.items():
+        finalist.recipe.save(out / "recipes" / f"within-{drop:g}.yaml")
 
 
 def write_summary(out: Path, summary: dict[str, Any]) -> None:
@@ -91,8 +92,9 @@ def finalist_table(result: Result, conditions: str) -> str:
     rows += [_line(label, it, result.baseline) for label, it in result.originals.items()]
     for finalist in sorted(result.finalists, key=lambda it: -it.measured.latency_ms):
         name = f"recipe {finalist.recipe.key[:8]}" + (" (best)" if finalist is result.best else "")
+        won = [f"  within {drop:g}" for drop, it in result.fastest_within.items() if finalist is it]
         prediction = f"{ms(finalist.predicted_latency_ms):>8} ms{finalist.prediction_error:>+8.1%}"
-        rows.append(_line(name, finalist.measured, result.baseline) + prediction * is_measured)
+        rows.append("".join([_line(name, finalist.measured, result.baseline), prediction * is_measured, *won]))
     return "\n".join(rows)
 
 

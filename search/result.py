@@ -17,12 +17,14 @@ class Result:
     type.
     `within_budget` is False where no finalist keeps the budget on the test split; `best` is then the closest,
     `explanation` says line by line why and what to relax, and `binding_layers` are the layers that it names.
+    `fastest_within` has the finalist for each of the other drops that were asked for and that one is likely to keep.
     """
 
     out: Path
     front: tuple[Candidate, ...]
     finalists: tuple[Finalist, ...]
     best: Finalist
+    fastest_within: Mapping[float, Finalist]
     within_budget: bool
     explanation: tuple[str, ...]
     binding_layers: tuple[str, ...]

@@ -1,9 +1,8 @@
 """A search from beginning to end: calibrate, search, make finalists, measure, report."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +20,15 @@ from gulliver.search.finalists import (
     Measured,
     best_finalist,
     choose_finalists,
-    promises,
+    fastest_within,
+    likely_drop,
     with_finetuning,
 )
 from gulliver.search.guide import Guide
-from gulliver.search.hypervolume import hypervolume
 from gulliver.search.incumbents import Incumbents, samples_saved
 from gulliver.search.journal import Journal
 from gulliver.search.make_guide import make_guide
+from gulliver.search.metrics import best_metrics, front_hypervolume, front_metrics
 from gulliver.search.report import (
     ARTIFACTS,
     draw_front,
@@ -50,16 +50,16 @@ from gulliver.search.sensitivity_report import (
     write_sensitivities,
 )
 from gulliver.search.settings import SearchSettings
+from gulliver.search.sign import add_measured, sign
 from gulliver.search.study import STUDY_FILE, Candidate, Study, front, open_study
 from gulliver.search.tracking import Tracker, TrackingSettings
 from gulliver.search.units import ms
-from gulliver.spaces.recipe import FoundFor, Recipe
+from gulliver.spaces.recipe import Recipe
 from gulliver.spaces.space import Space, untouched
 from gulliver.tasks.protocol import Task, TrainingTask
 from tqdm import tqdm
 
 Say = Callable[[str], None]
-_VERSIONED = ("gulliver", "torch", "openvino", "optuna")
 
 
 def run_search(
@@ -165,7 +165,7 @@ class _Search:
 
         def told(candidate: Candidate) -> None:
             done.append(candidate)
-            summary = self._summary_metrics(done, scoring.baseline_accuracy)
+            summary = front_metrics(done, self.settings.objectives, scoring.baseline_accuracy)
             self.tracker.log_trial(candidate, summary)
             bar.set_postfix({"front": f"{summary['front_size']:.0f}", "hypervolume": f"{summary['hypervolume']:.3f}"})
             bar.update()
@@ -175,43 +175,28 @@ class _Search:
         if (saved := samples_saved(self.journal)) > 0:
             self.say(f"racing scored {1 - saved:.0%} of the samples: {saved:.0%} were saved")
 
-    def _summary_metrics(self, candidates: Sequence[Candidate], baseline_accuracy: float) -> dict[str, float]:
-        members = front(candidates, self.settings.objectives)
-        fastest = min((it.scores.latency_ms for it in members), default=float("nan"))
-        return {
-            "hypervolume": self._hypervolume(members, candidates, baseline_accuracy),
-            "front_size": len(members),
-            "fastest_latency_ms": fastest,
-        }
-
-    def _hypervolume(
-        self, members: Sequence[Candidate], candidates: Sequence[Candidate], baseline_accuracy: float
-    ) -> float:
-        """Return the front's area, latency as a share of the slowest trial's, accuracy above half the original's."""
-        slowest_ms = max((it.scores.latency_ms for it in candidates if it.scores.valid), default=1.0)
-        points = [(it.scores.latency_ms / slowest_ms, it.scores.accuracy_search) for it in members]
-        return hypervolume(points, (1.0, baseline_accuracy / 2))
-
     def _make_finalists(self, bench: Bench, members: Sequence[Candidate], baseline: Exported) -> dict[str, Exported]:
-        self.say(f"making up to {self.settings.finalists.count} finalists of a front of {len(members)} recipes")
+        settings, budget = self.settings.finalists, self.settings.budget
+        count = settings.count * (1 + len(settings.other_drops))
+        self.say(f"making up to {count} finalists of a front of {len(members)} recipes")
         exported: dict[str, Exported] = {}
 
-        def passes(candidate: Candidate) -> bool:
-            """Make the candidate a finalist, and say whether it promises to keep the budget."""
+        def finish(candidate: Candidate) -> float:
+            """Make the candidate a finalist, and return what it is likely to lose."""
             recipe = with_finetuning(candidate.recipe, self.settings.finalists)
             made = bench.export(recipe.key, recipe)
             exported[recipe.key] = made
-            good = promises(made, baseline, self.settings.budget)
+            drop = likely_drop(made, baseline, budget)
             self.say(
                 f"  recipe {recipe.key[:8]}: predicted {ms(candidate.scores.latency_ms)} ms, search accuracy "
                 f"{candidate.scores.accuracy_search:.4f} before and {made.accuracy_search:.4f} after fine-tuning, "
-                f"{'promising' if good else 'too much lost'}"
+                f"{'promising' if drop <= budget.max_drop else 'too much lost'}"
             )
             if made.not_exported:
                 self.say(f"    not exported: {made.not_exported}")
-            return good
+            return drop
 
-        choose_finalists(members, self.settings.finalists, passes)
+        choose_finalists(members, settings, budget.max_drop, finish)
         return exported
 
     def _result(
@@ -228,9 +213,9 @@ class _Search:
         originals = {label: measured[name] for name, label in bench.labels.items()}
         in_float = [*originals.values()][-1]
         drift = in_float.latency_ms / scoring.latency_ms(untouched(self.original.graph))
-        promising = {key for key, it in exported.items() if promises(it, baseline, self.settings.budget)}
         finalists = [
-            self._finalist(by_key[key], exported[key], measured[key], drift, key in promising) for key in exported
+            self._finalist(by_key[key], it, measured[key], drift, likely_drop(it, baseline, self.settings.budget))
+            for key, it in exported.items()
         ]
         best, within = best_finalist(finalists, measured["baseline"], self.settings.budget)
         summary = self._summary(study, scoring, best, {name: measured[name] for name in bench.labels})
@@ -241,6 +226,11 @@ class _Search:
             front=tuple(replace(it, recipe=self._signed(it)) for it in members),
             finalists=tuple(finalists),
             best=best,
+            fastest_within={
+                drop: it
+                for drop in sorted(self.settings.finalists.other_drops)
+                if (it := fastest_within(finalists, drop)) is not None
+            },
             within_budget=within,
             explanation=tuple(explanation_lines(explanation, binding)) if explanation else (),
             binding_layers=tuple(binding),
@@ -269,38 +259,18 @@ class _Search:
         return explain([*known.values()], known[f"recipe {best.recipe.key[:8]}"], self.settings.budget)
 
     def _finalist(
-        self, candidate: Candidate, exported: Exported, measured: Measured, drift: float, promising: bool
+        self, candidate: Candidate, exported: Exported, measured: Measured, drift: float, drop: float
     ) -> Finalist:
         """Return the finalist, its prediction scaled by how much slower the original runs now than modelled.
 
         A shared machine's speed swings by a third within minutes, and the model knows only ratios.
         """
-        recipe = with_finetuning(self._signed(candidate), self.settings.finalists)
-        found_for, known = recipe.found_for, _known(measured)
-        if measured.how == MEASURED:
-            recipe = replace(recipe, found_for=replace(found_for, measured=known))
-        else:
-            recipe = replace(recipe, found_for=replace(found_for, predicted=dict(found_for.predicted) | known))
+        recipe = add_measured(with_finetuning(self._signed(candidate), self.settings.finalists), measured)
         path = Path(exported.path) if exported.path else None
-        return Finalist(recipe, candidate.scores.latency_ms * drift, measured, path, promising)
+        return Finalist(recipe, candidate.scores.latency_ms * drift, measured, path, drop)
 
     def _signed(self, candidate: Candidate) -> Recipe:
-        """Return the candidate's recipe with the circumstances that it was found in."""
-        scores = asdict(candidate.scores)
-        found_for = FoundFor(
-            network=self.original.network,
-            task=self.original.task.name,
-            target=self.target.name,
-            seed=self.settings.seed,
-            versions={name: version(name) for name in _VERSIONED},
-            settings={
-                "conditions": self.target.conditions,
-                "trial": candidate.trial,
-                "proposed_by": candidate.proposed_by,
-            },
-            predicted={name: scores[name] for name in ("accuracy_search", "latency_ms", "size_bytes")},
-        )
-        return replace(candidate.recipe, found_for=found_for)
+        return sign(candidate, self.original, self.target, self.settings.seed)
 
     def _summary(
         self, study: Study, scoring: Scoring, best: Finalist, originals: dict[str, Measured]
@@ -316,7 +286,7 @@ class _Search:
             "conditions": self.target.conditions,
             "seed": self.settings.seed,
             "trials": len(candidates),
-            "hypervolume": self._hypervolume(members, candidates, scoring.baseline_accuracy),
+            "hypervolume": front_hypervolume(members, candidates, scoring.baseline_accuracy),
             "samples_saved": samples_saved(self.journal),
             "seconds": self.directory.seconds(),
             **{name: it.entries for name, it in originals.items()},
@@ -335,10 +305,10 @@ class _Search:
     def _report(self, candidates: Sequence[Candidate], result: Result) -> None:
         out = self.directory.path
         write_tables(out, candidates, result.front)
-        write_recipes(out, [it.recipe for it in result.front], result.best.recipe)
+        write_recipes(out, result)
         draw_front(out, candidates, result, self.target.conditions)
         write_summary(out, result.summary)
-        self.tracker.finish(_best_metrics(result), out, [*ARTIFACTS, *SENSITIVITY_FILES])
+        self.tracker.finish(best_metrics(result), out, [*ARTIFACTS, *SENSITIVITY_FILES])
         self.say("\n" + front_table(result, self.target.conditions))
         self.say("\n" + finalist_table(result, self.target.conditions))
 
@@ -347,20 +317,3 @@ class _Search:
         flat = {"task": task, "target": target, "conditions": self.target.conditions, "trials": settings.trials}
         sampler = type(settings.sampler).__name__.lower()
         return flat | {"seed": settings.seed, "sampler": sampler, "max_drop": settings.budget.max_drop}
-
-
-def _known(measured: Measured) -> dict[str, float]:
-    return {name: value for name, value in asdict(measured).items() if isinstance(value, int | float)}
-
-
-def _best_metrics(result: Result) -> dict[str, float]:
-    best, modelled = result.best, "" if result.how == MEASURED else f"{result.how}_"
-    named = {f"best_{name}": float(value) for name, value in best.measured.entries.items() if value is not None}
-    speedups = {
-        f"{modelled}speedup_over_{label.split()[-1]}": it.latency_ms / best.measured.latency_ms
-        for label, it in result.originals.items()
-    }
-    errors = {} if modelled else {"prediction_error": best.prediction_error}
-    ranked = result.summary.get("rank_correlation", {})
-    correlations = {f"rank_correlation_{method}": value for method, value in ranked.items()}
-    return named | speedups | errors | correlations | {"samples_saved": result.summary["samples_saved"]}

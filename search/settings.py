@@ -55,14 +55,14 @@ class Race:
 
 @dataclass(frozen=True)
 class TrialSettings:
-    """How a candidate is scored: after a few steps of fine-tuning, or as it is where `finetune` is None.
+    """How a candidate is scored: as it is, or after a few steps of fine-tuning where `finetune` has any.
 
     `samples` are the search split's first samples that are scored; None scores all. Finalists are scored on all.
     `memory_bytes` bounds what is kept of one candidate's weights and activations for the next.
     `race` is None where every candidate is scored on all of these.
     """
 
-    finetune: Recovery | None = field(default_factory=Recovery)
+    finetune: Recovery | None = field(default_factory=lambda: Recovery(steps=0))
     samples: int | None = None
     race: Race | None = field(default_factory=Race)
     memory_bytes: int = 256 << 20
@@ -79,16 +79,20 @@ class FinalistSettings:
     """How many recipes of the front are fine-tuned, exported and measured, and how.
 
     `recoverable_drop` is the drop in a trial from which fine-tuning is trusted to recover: recipes that lose more
-    count as infeasible in the search.
+    count as infeasible in the search. `other_drops` are further bars for which as many finalists are sought again.
     """
 
     count: int = 4
     finetune: Finetune | None = field(default_factory=lambda: Finetune(epochs=2))
-    recoverable_drop: float = 0.4
+    recoverable_drop: float = 0.1
+    other_drops: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if self.count < 1:
             raise InputError(f"`finalists.count >= 1` must hold, but it is {self.count}")
+        for drop in self.other_drops:
+            if not drop >= 0:
+                raise InputError(f"`drop >= 0` must hold for finalists.other_drops, but one is {drop}")
         if not self.recoverable_drop >= 0:
             raise InputError(f"`finalists.recoverable_drop >= 0` must hold, but it is {self.recoverable_drop}")
         check_finetune(self.finetune)

@@ -1,13 +1,12 @@
 """The space: one ordered ladder of rungs for each (group, dimension), suggested as integers."""
 
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from gulliver.spaces.capabilities import Capabilities
 from gulliver.spaces.layer_graph import ChannelGroup, Layer, LayerGraph
-from gulliver.spaces.plain import why_not_plain
 from gulliver.spaces.recipe import Decompose, LayerRecipe, Quantize, Recipe, Sparsify
 from gulliver.spaces.shapes import Channels, break_even_rank, channels_after, channels_of
 from gulliver.tasks.errors import InputError
@@ -18,13 +17,15 @@ from optuna.trial import BaseTrial
 class SpaceOptions:
     """What a search may choose from: bits of weights and activations, largest sparsity, ranks.
 
-    `ranks` are shares of the rank at which splitting a layer stops saving multiply-accumulates.
+    `ranks` are shares of the rank at which splitting a layer stops saving multiply-accumulates. With `reconstruct`,
+    layers that read removed channels are solved anew (compressors/reconstruct.py).
     """
 
     bits: tuple[tuple[int, int], ...] = ((8, 8), (4, 8))
     max_ratio: float = 0.75
     ranks: tuple[float, ...] = (0.67, 0.33)
     keep_float: tuple[str, ...] = ()
+    reconstruct: bool = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_ratio < 1:
@@ -111,15 +112,13 @@ class Space:
 
         Raises InputError, which names the layer, for a choice that the space does not offer.
         """
-        if reason := why_not_plain(recipe):
-            raise InputError(f"the space offers ratios, ranks and bits alone, but {reason}")
         channels = channels_after(self.graph, recipe)
         rungs = {dimension.name: self._rung(dimension, recipe, channels) for dimension in self.dimensions}
         decoded = self.decode(rungs)
         for name, choice in recipe.layers.items():
-            offered = decoded.layers[name]
-            if (choice.decompose, choice.quantize) != (offered.decompose, offered.quantize):
-                raise InputError(f"{name} must be {offered}, all that the space offers, but is {choice}")
+            asked = replace(choice, sparsify=choice.sparsify if choice.sparsify and choice.sparsify.ratio else None)
+            if asked != decoded.layers[name]:
+                raise InputError(f"{name} must be {decoded.layers[name]}, all that the space offers, but is {choice}")
         return rungs
 
     def uniform(
@@ -243,7 +242,7 @@ class RungChoices:
         """Return the share of the layer's output channels that is removed, None where all stay."""
         group = self.space.graph.group_of(layer)
         ratio = self._ratio(group) if group else 0.0
-        return Sparsify(ratio) if ratio > 0 else None
+        return Sparsify(ratio, reconstruct=self.space.options.reconstruct) if ratio > 0 else None
 
     def decompose(self, layer: str) -> Decompose | None:
         """Return how the layer is split, None where it stays whole."""

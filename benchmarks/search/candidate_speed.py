@@ -42,6 +42,8 @@ SCORED_SAMPLES = 400
 DEPTH = 150
 CHANGED_LAYERS = 6
 PRECISIONS = ((8, 8), (4, 8))
+# What is reconstructed goes through `compress` in either case.
+OPTIONS = SpaceOptions(bits=PRECISIONS, reconstruct=False)
 LARGE_MEMORY_BYTES = 1 << 30
 
 
@@ -174,7 +176,7 @@ def measure_task(
 
 def measure_masking(original: Original) -> Iterator[Result]:
     """Yield the lines of the network with all of its channels, as masks would leave it, and with half of them."""
-    space = Space(original.graph, CpuOpenvino(precisions=PRECISIONS).capabilities, SpaceOptions(bits=PRECISIONS))
+    space = Space(original.graph, CpuOpenvino(precisions=PRECISIONS).capabilities, OPTIONS)
     for stream, ratio in (("all channels, int8", 0.0), ("half of the channels, int8", 0.5)):
         recipe = space.uniform(ratio)
         yield measure_task(original, stream, itertools.repeat(recipe, RECIPES[original.task.name]))
@@ -214,7 +216,7 @@ def results(tasks: Sequence[str]) -> Iterator[Result]:
     """Yield the table's lines."""
     for name in tasks:
         original = read_original(TASKS[name]())
-        space = Space(original.graph, CpuOpenvino(precisions=PRECISIONS).capabilities, SpaceOptions(bits=PRECISIONS))
+        space = Space(original.graph, CpuOpenvino(precisions=PRECISIONS).capabilities, OPTIONS)
         for stream, recipes in STREAMS.items():
             yield measure_task(original, stream, itertools.islice(recipes(space), RECIPES[name]))
         for memory_bytes in (MEMORY_BYTES, LARGE_MEMORY_BYTES):
@@ -222,7 +224,7 @@ def results(tasks: Sequence[str]) -> Iterator[Result]:
         yield from measure_masking(original)
     original = read_original(PlainTask())
     capabilities = CpuOpenvino(precisions=PRECISIONS).capabilities
-    space = Space(original.graph, capabilities, SpaceOptions(bits=PRECISIONS, ranks=(0.5,)))
+    space = Space(original.graph, capabilities, SpaceOptions(bits=PRECISIONS, ranks=(0.5,), reconstruct=False))
     yield measure_overhead(original, "precisions", precisions(space), needs_passes=False)
     yield measure_overhead(original, "first layers", first_layers(space), needs_passes=True)
 

@@ -51,6 +51,7 @@ OPTIONS = SpaceOptions(
     max_ratio=0.5,
     ranks=(0.5,),
     keep_float=("stem.conv", "stages.1.0.shortcut.conv"),
+    reconstruct=False,
 )
 
 

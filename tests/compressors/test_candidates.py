@@ -152,7 +152,7 @@ def originals_of_all(originals):
 
 
 def space_of(original):
-    return Space(original.graph, CAPABILITIES, SpaceOptions(bits=BITS, max_ratio=0.8))
+    return Space(original.graph, CAPABILITIES, SpaceOptions(bits=BITS, max_ratio=0.8, reconstruct=False))
 
 
 def random_recipes(original, count, seed=0):

@@ -5,7 +5,8 @@ from gulliver.search.finalists import (
     Measured,
     best_finalist,
     choose_finalists,
-    promises,
+    fastest_within,
+    likely_drop,
     with_finetuning,
     within_budget,
 )
@@ -22,49 +23,61 @@ def members(count):
     ]
 
 
-def tried(count, passes, settings):
+def tried(count, drop, settings):
     order = []
 
-    def made(candidate):
+    def finish(candidate):
         order.append(candidate.trial)
-        return passes(candidate.trial)
+        return drop(candidate.trial)
 
-    choose_finalists(members(count), settings, made)
+    chosen = choose_finalists(members(count), settings, 0.01, finish)
+    assert [it.trial for it in chosen] == sorted(order)
     return order
 
 
 def test_the_front_is_halved_between_the_fastest_that_passes_and_the_slowest_that_fails():
     # Recipes from number 5 on keep the budget: 7 passes, 3 fails, 5 passes, 4 fails.
-    assert tried(15, lambda trial: trial >= 5, FinalistSettings(count=4)) == [7, 3, 5, 4]
+    drops = {trial: 0.01 if trial >= 5 else 0.02 for trial in range(15)}
+    assert tried(15, drops.get, FinalistSettings(count=4)) == [7, 3, 5, 4]
+
+
+def test_for_another_drop_the_halving_goes_on_from_what_is_known():
+    # Within a point from number 5 on, within two from 2 on: when 3 is known to keep two points, 1 and 2 are left open.
+    drops = {trial: 0.005 if trial >= 5 else 0.015 if trial >= 2 else 0.03 for trial in range(15)}
+    assert tried(15, drops.get, FinalistSettings(count=3, other_drops=(0.02,))) == [7, 3, 5, 1, 2, 0]
+
+
+def test_for_several_drops_no_more_finalists_are_made_than_the_front_has():
+    assert sorted(tried(4, lambda trial: 0.0, FinalistSettings(count=3, other_drops=(0.005,)))) == [0, 1, 2, 3]
 
 
 def test_with_everything_passing_the_fastest_recipe_is_reached():
-    assert tried(8, lambda trial: True, FinalistSettings(count=3)) == [3, 1, 0]
+    assert tried(8, lambda trial: 0.0, FinalistSettings(count=3)) == [3, 1, 0]
 
 
 def test_with_everything_failing_the_slowest_recipe_is_reached():
-    assert tried(8, lambda trial: False, FinalistSettings(count=4)) == [3, 5, 6, 7]
+    assert tried(8, lambda trial: 1.0, FinalistSettings(count=4)) == [3, 5, 6, 7]
 
 
 def test_no_more_finalists_are_made_than_the_front_has():
-    assert sorted(tried(2, lambda trial: True, FinalistSettings(count=4))) == [0, 1]
+    assert sorted(tried(2, lambda trial: 0.0, FinalistSettings(count=4))) == [0, 1]
 
 
 def measured(accuracy_test, latency_ms, size_bytes=1000):
     return Measured(accuracy_test, accuracy_test, latency_ms, latency_ms, latency_ms, size_bytes)
 
 
-def finalist(accuracy_test, latency_ms, size_bytes=1000, promising=False):
-    return Finalist(None, latency_ms, measured(accuracy_test, latency_ms, size_bytes), None, promising)
+def finalist(accuracy_test, latency_ms, size_bytes=1000, drop=1.0):
+    return Finalist(None, latency_ms, measured(accuracy_test, latency_ms, size_bytes), None, drop)
 
 
 def test_the_best_is_the_fastest_that_promised_on_the_search_split_to_keep_the_budget():
-    fast, middle, slow = finalist(0.908, 1.0), finalist(0.905, 2.0, promising=True), finalist(0.91, 3.0, promising=True)
+    fast, middle, slow = finalist(0.908, 1.0), finalist(0.905, 2.0, drop=0.01), finalist(0.91, 3.0, drop=0.01)
     assert best_finalist([slow, middle, fast], measured(0.91, 9.0), Budget(max_drop=0.01)) == (middle, True)
 
 
 def test_a_promise_that_the_test_split_does_not_bear_out_is_said_and_no_other_finalist_is_taken():
-    fast, slow = finalist(0.89, 1.0, promising=True), finalist(0.91, 3.0, promising=True)
+    fast, slow = finalist(0.89, 1.0, drop=0.01), finalist(0.91, 3.0, drop=0.01)
     assert best_finalist([fast, slow], measured(0.91, 9.0), Budget(max_drop=0.01)) == (fast, False)
 
 
@@ -93,15 +106,20 @@ def exported(accuracy_search, standard_error=0.0, size_bytes=1000):
     return Exported("model.xml", accuracy_search, 0.0, size_bytes, "bfloat16", standard_error)
 
 
-def test_a_finalist_promises_to_keep_the_budget_only_with_a_standard_error_to_spare():
+def test_a_likely_drop_has_a_standard_error_to_spare_and_is_infinite_for_what_is_too_large():
     original, budget = exported(0.92), Budget(max_drop=0.01)
-    assert promises(exported(0.913, standard_error=0.0029), original, budget)
-    assert not promises(exported(0.913, standard_error=0.0031), original, budget)
-    assert not promises(exported(0.92), original, Budget(max_size_bytes=999))
+    assert likely_drop(exported(0.913, standard_error=0.0029), original, budget) == pytest.approx(0.0099)
+    assert likely_drop(exported(0.913, standard_error=0.0031), original, budget) == pytest.approx(0.0101)
+    assert likely_drop(exported(0.92), original, Budget(max_size_bytes=999)) == float("inf")
+
+
+def test_the_fastest_within_a_drop_is_none_where_no_finalist_is_likely_to_lose_so_little():
+    fast, slow = finalist(0.90, 1.0, drop=0.02), finalist(0.91, 3.0, drop=0.005)
+    assert [fastest_within([slow, fast], it) for it in (0.001, 0.01, 0.03)] == [None, slow, fast]
 
 
 def test_the_prediction_error_is_negative_where_the_prediction_was_too_low():
-    assert Finalist(None, 1.8, measured(0.9, 2.0), None, True).prediction_error == pytest.approx(-0.1)
+    assert Finalist(None, 1.8, measured(0.9, 2.0), None, 0.0).prediction_error == pytest.approx(-0.1)
 
 
 def test_only_a_thinned_network_is_fine_tuned():

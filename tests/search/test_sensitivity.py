@@ -12,7 +12,7 @@ from gulliver.evaluators.taylor import taylor_losses
 from gulliver.search import sensitivity as module
 from gulliver.search.pairs import pairs_that_matter
 from gulliver.search.sensitivity import Sensitivities, SensitivitySettings, measure_sensitivities
-from gulliver.spaces.space import Space
+from gulliver.spaces.space import Space, SpaceOptions
 from gulliver.tasks.errors import InputError
 from gulliver.tasks.residual_network import ResidualNetwork
 
@@ -45,7 +45,7 @@ def original():
 
 @pytest.fixture(scope="module")
 def space(original):
-    return Space(original.graph, CpuOpenvino().capabilities)
+    return Space(original.graph, CpuOpenvino().capabilities, SpaceOptions(reconstruct=False))
 
 
 @pytest.fixture(autouse=True)

@@ -63,7 +63,7 @@ def test_no_more_than_the_largest_ratio_is_offered(max_ratio, kept, residual):
 
 def test_all_layers_of_a_group_get_one_ratio(residual):
     recipe = Space(residual, CPU).decode({"sparsity/stem": 2})
-    assert recipe.layers["stem"].sparsify == recipe.layers["conv2"].sparsify == Sparsify(0.5)
+    assert recipe.layers["stem"].sparsify == recipe.layers["conv2"].sparsify == Sparsify(0.5, reconstruct=True)
     assert recipe.layers["conv1"].sparsify is None
 
 
@@ -231,8 +231,17 @@ def test_a_choice_that_is_not_offered_is_refused_by_name(name, slots, rule, plai
 
 def test_a_ratio_by_another_criterion_cannot_be_encoded(plain):
     space = Space(plain, CPU)
-    with pytest.raises(InputError, match=r"^the space offers ratios, ranks and bits alone, but conv1 asks for more"):
-        space.encode(changed(space.decode({}), "conv1", sparsify=Sparsify(0.5, criterion="fisher")))
+    asked = Sparsify(0.5, criterion="fisher", reconstruct=True)
+    with pytest.raises(InputError, match=r"^conv1 must be LayerRecipe.*'magnitude'.*, but is LayerRecipe.*'fisher'"):
+        space.encode(changed(space.decode({}), "conv1", sparsify=asked))
+
+
+@pytest.mark.parametrize("reconstruct", [True, False])
+def test_readers_of_removed_channels_are_reconstructed_where_the_space_says_so(reconstruct, plain):
+    space = Space(plain, CPU, SpaceOptions(reconstruct=reconstruct))
+    recipe = space.decode({"sparsity/conv1": 2})
+    assert recipe.layers["conv1"].sparsify == Sparsify(0.5, reconstruct=reconstruct)
+    assert space.encode(recipe)["sparsity/conv1"] == 2
 
 
 def test_a_ratio_of_zero_is_encoded_as_no_sparsity(plain):
