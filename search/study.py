@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from operator import le
 from pathlib import Path
 
 import optuna
@@ -172,10 +173,12 @@ def front(candidates: Sequence[Candidate], objectives: Sequence[str]) -> list[Ca
     pool = [it for it in scored if it.violation <= 0] or scored
     distinct = {_costs(it, objectives): it for it in reversed(pool)}
     members: list[tuple[float, ...]] = []
-    # In this order whatever beats one comes before it, and the one that came last is the likeliest to.
+    # In this order the first objective of what comes later is no better, and the others decide: `edge` is their front.
+    edge: list[tuple[float, ...]] = []
     for cost in sorted(distinct):
-        if not any(_dominates(other, cost) for other in reversed(members)):
+        if not any(_reaches(other, cost[1:]) for other in edge):
             members.append(cost)
+            edge = [*(it for it in edge if not _reaches(cost[1:], it)), cost[1:]]
     return sorted((distinct[cost] for cost in members), key=lambda it: it.scores.latency_ms)
 
 
@@ -184,5 +187,5 @@ def _costs(candidate: Candidate, objectives: Sequence[str]) -> tuple[float, ...]
     return tuple(signs[OBJECTIVES[name]] * getattr(candidate.scores, name) for name in objectives)
 
 
-def _dominates(costs: tuple[float, ...], others: tuple[float, ...]) -> bool:
-    return all(cost <= other for cost, other in zip(costs, others, strict=True)) and costs != others
+def _reaches(costs: tuple[float, ...], others: tuple[float, ...]) -> bool:
+    return all(map(le, costs, others))
