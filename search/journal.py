@@ -38,7 +38,7 @@ class Journal:
 
     def __post_init__(self) -> None:
         if self.path.exists():
-            self._drop_torn_line()
+            drop_torn_line(self.path)
             for line in self.path.read_text().splitlines():
                 entry = json.loads(line)
                 key = entry.pop("key")
@@ -64,9 +64,10 @@ class Journal:
             os.fsync(file.fileno())
         self._scores[key] = scores
 
-    def _drop_torn_line(self) -> None:
-        """Cut off what a killed process wrote of its last line."""
-        text = self.path.read_bytes()
-        whole = text[: text.rfind(b"\n") + 1]
-        if len(whole) < len(text):
-            os.truncate(self.path, len(whole))
+
+def drop_torn_line(path: Path) -> None:
+    """Cut off what a killed process wrote of a file's last line."""
+    text = path.read_bytes()
+    whole = text[: text.rfind(b"\n") + 1]
+    if len(whole) < len(text):
+        os.truncate(path, len(whole))

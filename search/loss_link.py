@@ -7,6 +7,7 @@ towards a guess, so that a handful of trials is enough.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 from gulliver.evaluators.factors import Costs
@@ -33,12 +34,12 @@ class LossLink:
 
     def loss(self, losses: Losses) -> Costs:
         """Return shape (recipes,): the losses of all kinds, weighted and added up."""
-        parts = [self.weight(kind) * values for kind, values in losses]
-        return np.asarray(np.clip(np.sum(parts, axis=0), 0.0, None))
+        parts = (self.weight(kind) * values for kind, values in losses)
+        return np.asarray(np.maximum(sum(parts), 0.0))
 
     def weight(self, kind: tuple[str, ...]) -> float:
         """Return the weight of a loss, for one that several methods cause together their geometric mean."""
-        return float(np.prod([self.weights[method] for method in kind]) ** (1 / len(kind)))
+        return prod(self.weights[method] for method in kind) ** (1 / len(kind))
 
     def drop(self, loss: Costs) -> Costs:
         """Return shape (recipes,): by how much the score falls."""
@@ -55,6 +56,7 @@ def fit_loss_link(losses: Losses, scores: Costs, original: float, lowest: float,
     spread = np.array([*_SPREAD, *[_WEIGHT_SPREAD] * len(methods)])
     drops = original - scores
     largest = max(float(drops.max(initial=0.0)), original - lowest, 1e-9)
+    tolerance = _FLOOR * largest + _TOLERANCE * np.abs(drops)
 
     def link(parameters: Costs) -> LossLink:
         scale, power, extra, *weights = np.exp(parameters).tolist()
@@ -63,7 +65,6 @@ def fit_loss_link(losses: Losses, scores: Costs, original: float, lowest: float,
     def residuals(parameters: Costs) -> Costs:
         current = link(parameters)
         error = current.drop(current.loss(losses)) - drops
-        tolerance = _FLOOR * largest + _TOLERANCE * np.abs(drops)
         return np.concatenate([error / tolerance, (parameters - guess) / spread])
 
     return link(least_squares(residuals, guess, max_nfev=40).x if len(scores) else guess)

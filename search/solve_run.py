@@ -11,12 +11,13 @@ from gulliver.evaluators.latency.target import Target
 from gulliver.search.guide import Guide, as_rungs
 from gulliver.search.make_guide import make_guide
 from gulliver.search.proposer import History, Prediction, fit
+from gulliver.search.record import read_trials
 from gulliver.search.sensitivity import Sensitivities
 from gulliver.search.sensitivity_report import read_sensitivities
 from gulliver.search.settings import SearchSettings
 from gulliver.search.solve import Solution, pareto, solve
 from gulliver.search.solving_sampler import history_of
-from gulliver.search.study import STUDY_FILE, read_trials
+from gulliver.search.study import STUDY_FILE
 from gulliver.search.transfer import transferred
 from gulliver.spaces.recipe import FoundFor, Recipe
 from gulliver.spaces.space import Space

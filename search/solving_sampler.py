@@ -1,17 +1,20 @@
 """Gulliver's own Optuna sampler: exact solves of the predicted problem, then local moves guided by the trials."""
 
 from collections.abc import Sequence
-from operator import itemgetter
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import optuna
+from gulliver.evaluators.factors import Rungs
 from gulliver.search.guide import Guide
 from gulliver.search.proposer import EXACT_SOLVE, History, Proposer
 from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 PROPOSED_BY = "proposed_by"
+# The rungs of trials by number, of every study and problem that is searched: a trial keeps its parameters.
+_rows: WeakKeyDictionary[optuna.Study, dict[tuple[str, ...], dict[int, Rungs]]] = WeakKeyDictionary()
 
 
 class SolvingSampler(optuna.samplers.BaseSampler):
@@ -36,16 +39,17 @@ class SolvingSampler(optuna.samplers.BaseSampler):
         if "fixed_params" in trial.system_attrs:
             return {}
         # A trial that failed before it was proposed has no rungs, or a part of them.
-        names = frozenset(search_space)
         trials = study.get_trials(deepcopy=False)
-        earlier = [it for it in trials if it.number < trial.number and it.params.keys() >= names]
+        earlier = [it for it in trials if it.number < trial.number and len(it.params) >= len(search_space)]
         exact_before = sum(it.user_attrs.get(PROPOSED_BY) == EXACT_SOLVE for it in earlier)
         random = np.random.default_rng(self._seed)
-        rungs, name = self._proposer.propose(history_of(earlier, self._proposer.guide), exact_before, random)
+        guide = self._proposer.guide
+        history = history_of(earlier, guide, _rows.setdefault(study, {}).setdefault(guide.problem.names, {}))
+        rungs, name = self._proposer.propose(history, exact_before, random)
         study._storage.set_trial_user_attr(trial._trial_id, PROPOSED_BY, name)
         # Optuna gives the storage's attributes to a trial only once, before this call.
         trial.set_user_attr(PROPOSED_BY, name)
-        return dict(zip(self._proposer.guide.problem.names, rungs.tolist(), strict=True))
+        return dict(zip(guide.problem.names, rungs.tolist(), strict=True))
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -55,13 +59,17 @@ class SolvingSampler(optuna.samplers.BaseSampler):
         return independent.sample_independent(study, trial, param_name, param_distribution)
 
 
-def history_of(trials: Sequence[FrozenTrial], guide: Guide) -> History:
-    """Return what was tried and how it scored: NaN for trials that have no score yet, -inf for those that failed."""
-    names = guide.problem.names
-    rungs_of = itemgetter(*names)
-    rows = [rungs_of(it.params) for it in trials]
-    scores = [_score(it, guide.score_index) for it in trials]
-    return History(np.array(rows, dtype=np.intp).reshape(len(trials), len(names)), np.array(scores, dtype=float))
+def history_of(trials: Sequence[FrozenTrial], guide: Guide, rows: dict[int, Rungs] | None = None) -> History:
+    """Return what was tried and how it scored: NaN for trials that have no score yet, -inf for those that failed.
+
+    `rows` keeps the rungs of trials by number, which are not looked up again.
+    """
+    names, rows = guide.problem.names, {} if rows is None else rows
+    for trial in trials:
+        if trial.number not in rows:
+            rows[trial.number] = np.array([trial.params[name] for name in names], dtype=np.intp)
+    rungs = np.array([rows[it.number] for it in trials], dtype=np.intp).reshape(len(trials), len(names))
+    return History(rungs, np.array([_score(it, guide.score_index) for it in trials], dtype=float))
 
 
 def _score(trial: FrozenTrial, index: int) -> float:

@@ -1,23 +1,23 @@
 """The study: Optuna asks and is told in batches, and a study killed anywhere goes on as if it had not been."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from operator import le
 from pathlib import Path
 
 import optuna
 from gulliver.search.guide import Guide
 from gulliver.search.journal import Journal, Scores
+from gulliver.search.record import Record, open_record
 from gulliver.search.settings import OBJECTIVES, SearchSettings
 from gulliver.spaces.recipe import Recipe
 from gulliver.spaces.space import Space
-from gulliver.tasks.errors import InputError
 from optuna.trial import FrozenTrial, TrialState
 
 Score = Callable[[Recipe], Scores]
 Constraints = Callable[[Scores], dict[str, float]]
-STUDY_FILE = "study.db"
-_STUDY_NAME = "gulliver"
+STUDY_FILE = "study.log"
 # The untouched network, and all of it in int8.
 _COMPARED = 2
 
@@ -35,20 +35,25 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Study:
-    """An Optuna study of one space, its scores kept in the journal."""
+    """An Optuna study of one space, its trials kept in the record and its scores in the journal."""
 
     space: Space
     settings: SearchSettings
     journal: Journal
     score: Score
     constraints: Constraints
-    optuna_study: optuna.Study
+    record: Record
     guide: Guide | None = None
+
+    @property
+    def optuna_study(self) -> optuna.Study:
+        """The study, in memory."""
+        return self.record.study
 
     def run(self, told: Callable[[Candidate], None]) -> None:
         """Ask, score and tell until the wanted number of trials is done; `told` hears of each one."""
-        pending = self.optuna_study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        batch = [self._finish_asking(trial._trial_id) for trial in pending]
+        self._reseed()
+        batch = [optuna.Trial(self.optuna_study, it._trial_id) for it in self._trials(TrialState.RUNNING)]
         while batch := batch + [self._ask() for _ in range(self._places_left() - len(batch))]:
             for trial in batch:
                 told(self._tell(trial))
@@ -56,38 +61,36 @@ class Study:
 
     def candidates(self) -> list[Candidate]:
         """Return the finished trials in order, each with its recipe and scores."""
-        trials = self.optuna_study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        return [self._candidate(trial, self._known(trial)) for trial in trials]
+        return [
+            self._candidate(trial, self.space.decode(trial.params), self._known(trial))
+            for trial in self._trials(TrialState.COMPLETE)
+        ]
+
+    def _trials(self, *states: TrialState) -> list[FrozenTrial]:
+        return self.optuna_study.get_trials(deepcopy=False, states=states)
 
     def _places_left(self) -> int:
         """Return how many trials the current batch has room for: batches end at multiples of the batch size."""
-        done = len(self.optuna_study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL)))
+        done = len(self._trials(TrialState.COMPLETE, TrialState.FAIL))
         batch_end = (done // self.settings.batch + 1) * self.settings.batch
         return min(batch_end, self.settings.trials) - done
 
     def _ask(self) -> optuna.Trial:
+        """Return a trial that has its parameters, and is in the record with all of them."""
         self._reseed()
-        return self._suggest(self.optuna_study.ask())
-
-    def _finish_asking(self, trial_id: int) -> optuna.Trial:
-        """Return a trial that a killed process left behind, with the parameters that it would have had."""
-        self._reseed()
-        return self._suggest(optuna.Trial(self.optuna_study, trial_id))
+        trial = self.optuna_study.ask()
+        trial.set_user_attr("key", self.space.suggest(trial).key)
+        self.record.asked(trial.number)
+        return trial
 
     def _reseed(self) -> None:
         """Give the next trial a sampler of its own, whose seed is the search's plus the trial's place."""
-        asked = [it for it in self.optuna_study.get_trials(deepcopy=False) if "key" in it.user_attrs]
+        asked = self._trials(TrialState.RUNNING, TrialState.COMPLETE, TrialState.FAIL)
         self.optuna_study.sampler = self.settings.sampler.make(self.settings.seed + len(asked), self.guide)
 
-    def _suggest(self, trial: optuna.Trial) -> optuna.Trial:
-        recipe = self.space.suggest(trial)
-        if "key" not in trial.user_attrs:
-            trial.set_user_attr("key", recipe.key)
-        return trial
-
     def _tell(self, trial: optuna.Trial) -> Candidate:
-        recipe = self.space.suggest(trial)
-        scores = self.journal.get(recipe.key)
+        recipe = self.space.decode(trial.params)
+        scores = self.journal.get(trial.user_attrs["key"])
         if scores is None:
             scores = self.score(recipe)
             self.journal.add(recipe.key, scores)
@@ -96,32 +99,24 @@ class Study:
             self.optuna_study.tell(trial, [getattr(scores, objective) for objective in self.settings.objectives])
         else:
             self.optuna_study.tell(trial, state=TrialState.FAIL)
-        return self._candidate(trial, scores)
+        self.record.told(trial.number)
+        return self._candidate(trial, recipe, scores)
 
     def _constrain(self, trial: optuna.Trial, scores: Scores) -> None:
         """Set the constraints that a killed process has not set yet."""
-        known = trial.storage.get_trial(trial._trial_id).system_attrs
         for name, violation in self.constraints(scores).items():
-            if f"constraints:{name}" not in known:
+            if name not in trial.constraints:
                 trial.set_constraint(name, violation)
 
-    def _candidate(self, trial: optuna.Trial | FrozenTrial, scores: Scores) -> Candidate:
+    def _candidate(self, trial: optuna.Trial | FrozenTrial, recipe: Recipe, scores: Scores) -> Candidate:
         violation = max([0.0, *self.constraints(scores).values()])
         proposed_by = trial.user_attrs.get("proposed_by", type(self.settings.sampler).__name__.lower())
-        return Candidate(trial.number, self.space.suggest(trial), scores, violation, proposed_by)
+        return Candidate(trial.number, recipe, scores, violation, proposed_by)
 
     def _known(self, trial: FrozenTrial) -> Scores:
         scores = self.journal.get(trial.user_attrs["key"])
         assert scores is not None, f"trial {trial.number} was told without being in the journal"
         return scores
-
-
-def read_trials(path: Path) -> list[FrozenTrial]:
-    """Return the finished trials of a study's file; raises InputError where there is no such file."""
-    if not path.exists():
-        raise InputError(f"run must be the folder of a search, but {path} does not exist")
-    study = optuna.load_study(study_name=_STUDY_NAME, storage=f"sqlite:///{path.resolve()}")
-    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
 
 
 def open_study(
@@ -133,19 +128,22 @@ def open_study(
     constraints: Constraints,
     guide: Guide | None = None,
 ) -> Study:
-    """Return the study in the SQLite file, created with its first recipes queued if it is new."""
+    """Return the study whose record is the file, its first recipes queued where they were not asked for yet."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    optuna_study = optuna.create_study(
-        study_name=_STUDY_NAME,
-        storage=f"sqlite:///{path.resolve()}",
-        directions=[OBJECTIVES[objective] for objective in settings.objectives],
-        load_if_exists=True,
-    )
-    if not optuna_study.user_attrs.get("seeded"):
-        for name, recipe in guided_seeds(space) if guide else seeds(space):
-            optuna_study.enqueue_trial(space.encode(recipe), {"proposed_by": name}, skip_if_exists=True)
-        optuna_study.set_user_attr("seeded", True)
-    return Study(space, settings, journal, score, constraints, optuna_study, guide)
+    record = open_record(path, [OBJECTIVES[objective] for objective in settings.objectives])
+    asked = len(record.study.get_trials(deepcopy=False))
+    for name, rungs in _distinct(space, guided_seeds(space) if guide else seeds(space))[asked:]:
+        record.study.enqueue_trial(rungs, {"proposed_by": name})
+    return Study(space, settings, journal, score, constraints, record, guide)
+
+
+def _distinct(space: Space, recipes: Iterable[tuple[str, Recipe]]) -> list[tuple[str, dict[str, int]]]:
+    """Return the names of recipes with their rungs, the first of those that are the same."""
+    named: dict[tuple[int, ...], tuple[str, dict[str, int]]] = {}
+    for name, recipe in recipes:
+        rungs = space.encode(recipe)
+        named.setdefault(tuple(rungs.values()), (name, rungs))
+    return list(named.values())
 
 
 def seeds(space: Space) -> Iterator[tuple[str, Recipe]]:
@@ -173,14 +171,15 @@ def front(candidates: Sequence[Candidate], objectives: Sequence[str]) -> list[Ca
     """
     scored = [it for it in candidates if it.scores.valid and not it.scores.dropped]
     pool = [it for it in scored if it.violation <= 0] or scored
-    costs = {id(it): _costs(it, objectives) for it in pool}
-    distinct = {costs[id(it)]: it for it in reversed(pool)}.values()
-    members = [
-        it
-        for it in distinct
-        if not any(_dominates(costs[id(other)], costs[id(it)]) for other in distinct if other is not it)
-    ]
-    return sorted(members, key=lambda it: it.scores.latency_ms)
+    distinct = {_costs(it, objectives): it for it in reversed(pool)}
+    members: list[tuple[float, ...]] = []
+    # In this order the first objective of what comes later is no better, and the others decide: `edge` is their front.
+    edge: list[tuple[float, ...]] = []
+    for cost in sorted(distinct):
+        if not any(_reaches(other, cost[1:]) for other in edge):
+            members.append(cost)
+            edge = [*(it for it in edge if not _reaches(cost[1:], it)), cost[1:]]
+    return sorted((distinct[cost] for cost in members), key=lambda it: it.scores.latency_ms)
 
 
 def _costs(candidate: Candidate, objectives: Sequence[str]) -> tuple[float, ...]:
@@ -188,5 +187,5 @@ def _costs(candidate: Candidate, objectives: Sequence[str]) -> tuple[float, ...]
     return tuple(signs[OBJECTIVES[name]] * getattr(candidate.scores, name) for name in objectives)
 
 
-def _dominates(costs: tuple[float, ...], others: tuple[float, ...]) -> bool:
-    return all(cost <= other for cost, other in zip(costs, others, strict=True)) and costs != others
+def _reaches(costs: tuple[float, ...], others: tuple[float, ...]) -> bool:
+    return all(map(le, costs, others))

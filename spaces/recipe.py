@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -144,7 +145,7 @@ class Recipe:
     def __reduce__(self) -> tuple[type["Recipe"], tuple[dict[str, LayerRecipe], Finetune | None, FoundFor]]:
         return Recipe, (dict(self.layers), self.finetune, self.found_for)
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Return 16 hexadecimal digits that are equal exactly where the layers' choices are."""
         layers = {name: layer_values(layer) | {"fallback": None} for name, layer in self.layers.items()}

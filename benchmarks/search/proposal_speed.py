@@ -6,8 +6,10 @@ CPU and wall-clock milliseconds, medians, on a chain of 150 groups of 4 choices 
 - propose and read trials: the same through Optuna's sampler, which reads all trials of a study in memory first;
 - propose and solve again: where the number of trials has doubled, a proposal waits for a new ladder, once;
 - price: the modelled latency of one recipe, from its tables;
-- ask and tell: a random trial of search/study.py in SQLite, of about as many choices, scored at no cost;
-- journal and MLflow: what is written of a trial before it is told, and after.
+- ask and tell: a random trial of search/study.py, of about as many choices, scored at no cost;
+- journal and MLflow: what is written of a trial before it is told, and after;
+- trial, all in: from one logged trial of the default sampler to the next in a search of so many trials, scored at no
+  cost: the proposal, the study on the disk, the journal, the front and its area, and MLflow.
 
 Waits for the disk are in the wall-clock time alone. Writes benchmarks/results/proposal_speed.csv.
 """
@@ -24,15 +26,18 @@ from typing import Any
 import numpy as np
 import optuna
 import torch
+from gulliver.evaluators.factors import Factor
 from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
 from gulliver.search.guide import Guide
+from gulliver.search.hypervolume import hypervolume
 from gulliver.search.journal import Journal, Scores
 from gulliver.search.moves import Neighbourhood, all_moves
+from gulliver.search.problem import Problem
 from gulliver.search.proposer import EXACT_SOLVE, History, Proposer
 from gulliver.search.samplers import Random
 from gulliver.search.settings import SearchSettings
 from gulliver.search.solving_sampler import PROPOSED_BY, SolvingSampler
-from gulliver.search.study import Candidate, Study, open_study
+from gulliver.search.study import Candidate, Study, front, open_study
 from gulliver.search.tracking import Tracker, TrackingSettings
 from gulliver.spaces.recipe import Recipe
 from gulliver.spaces.space import Space, SpaceOptions, untouched
@@ -165,7 +170,7 @@ def storing(folder: Path) -> Iterator[Result]:
     def score(recipe: Recipe) -> Scores:
         return scores
 
-    study = open_study(folder / "study.db", space, settings, journal, score, lambda scores: {"max_drop": -0.1})
+    study = open_study(folder / "study.log", space, settings, journal, score, lambda scores: {"max_drop": -0.1})
     yield ask_and_tell(study)
     recipe = untouched(space.graph)
     yield measure("journal", 0, STORED, lambda repeat: journal.add(f"other{repeat}", scores))
@@ -183,8 +188,63 @@ def ask_and_tell(study: Study) -> Result:
     """Return the time from one told trial to the next."""
     told: list[tuple[float, float]] = []
     study.run(lambda candidate: told.append((time.process_time(), time.perf_counter())))
-    cpu_ms, wall_ms = (round(1e3 * statistics.median(column), 3) for column in np.diff(told, axis=0).T.tolist())
-    return Result("ask and tell", len(study.space.dimensions), STORED, len(told) - 1, cpu_ms, wall_ms)
+    return medians("ask and tell", len(study.space.dimensions), STORED, told)
+
+
+def medians(step: str, variables: int, trials: int, times: list[tuple[float, float]]) -> Result:
+    """Return the medians of what passed between these times, CPU and wall-clock."""
+    cpu_ms, wall_ms = (round(1e3 * statistics.median(column), 3) for column in np.diff(times, axis=0).T.tolist())
+    return Result(step, variables, trials, len(times) - 1, cpu_ms, wall_ms)
+
+
+def searching(folder: Path) -> Result:
+    """Return the time from one logged trial to the next, in a search that has made TRIALS[-1] of them."""
+    space = make_space()
+    guide = Guide(make_problem(space), tuple(range(len(space.dimensions))), 1.0, 0.5, 10.0)
+    settings = SearchSettings(trials=TRIALS[-1], batch=1)
+    journal, tracker = Journal(folder / "scores.jsonl"), Tracker(TrackingSettings(), folder / "out")
+    study = open_study(folder / "study.log", space, settings, journal, score_of, lambda scores: {}, guide)
+    study.run(lambda candidate: None)
+    tracker.start("speed", {"trials": TRIALS[-1]})
+    done, times = study.candidates(), []
+
+    def told(candidate: Candidate) -> None:
+        done.append(candidate)
+        members = front(done, settings.objectives)
+        area = hypervolume([(it.scores.latency_ms, it.scores.accuracy_search) for it in members], (10.0, 0.5))
+        tracker.log_trial(candidate, {"hypervolume": area, "front_size": len(members)})
+        times.append((time.process_time(), time.perf_counter()))
+
+    longer = replace(settings, trials=settings.trials + STORED)
+    replace(study, settings=longer).run(told)
+    return medians("trial, all in", len(space.dimensions), TRIALS[-1], times)
+
+
+def make_problem(space: Space) -> Problem:
+    """Return losses and latencies of a space's rungs: each dimension's own, and latencies where neighbours differ."""
+    random = np.random.default_rng(0)
+    sizes = tuple(it.rungs for it in space.dimensions)
+    shares = [np.arange(size) / (size - 1) for size in sizes]
+    losses, times_ms = random.lognormal(-6.0, 1.0, len(sizes)), random.lognormal(0.0, 0.5, len(sizes))
+    times_ms *= 10.0 / times_ms.sum()
+    loss = tuple(Factor((at,), losses[at] * share**2) for at, share in enumerate(shares))
+    alone = tuple(Factor((at,), times_ms[at] * (1 - 0.6 * share)) for at, share in enumerate(shares))
+    between = tuple(
+        Factor((at, at + 1), 0.005 * np.abs(np.subtract.outer(shares[at], shares[at + 1])))
+        for at in range(len(sizes) - 1)
+    )
+    return Problem(tuple(it.name for it in space.dimensions), sizes, loss, alone + between)
+
+
+def score_of(recipe: Recipe) -> Scores:
+    """Return scores that cost nothing: every choice of a layer saves time and costs accuracy, each its own share."""
+    lost = saved = 0.0
+    for at, layer in enumerate(recipe.layers.values()):
+        removed = layer.sparsify.ratio if layer.sparsify else 0.0
+        bits = layer.quantize.weight_bits if layer.quantize else 16
+        saved += 0.5 * removed + 0.02 * (16 - bits) + 0.1 * (layer.decompose is not None)
+        lost += (1 + at % 7) * (0.2 * removed**2 + (16 - bits) ** 2 / 5000 + 0.03 * (layer.decompose is not None))
+    return Scores(float(np.exp(-lost / 50)), 10.0 - 0.15 * saved, 1000.0)
 
 
 def results() -> Iterator[Result]:
@@ -192,6 +252,8 @@ def results() -> Iterator[Result]:
     yield from proposing()
     with tempfile.TemporaryDirectory() as folder:
         yield from storing(Path(folder))
+    with tempfile.TemporaryDirectory() as folder:
+        yield searching(Path(folder))
 
 
 def main() -> None:

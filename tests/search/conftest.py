@@ -21,7 +21,7 @@ from sqlalchemy.engine import Engine
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_waiting_for_the_disk():
-    """No test pulls the plug, so SQLite need not wait for the disk after every parameter of every trial."""
+    """No test pulls the plug, so SQLite need not wait for the disk."""
 
     def relax(connection, record):
         connection.execute("PRAGMA synchronous=OFF")

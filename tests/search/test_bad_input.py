@@ -12,6 +12,8 @@ from gulliver.search.settings import FinalistSettings, Race, TrialSettings
 from gulliver.search.tracking import TrackingSettings
 from gulliver.spaces.space import SpaceOptions
 from gulliver.tasks.errors import InputError
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from torch import nn
 
@@ -108,7 +110,8 @@ def test_candidates_whose_scores_are_not_numbers_fail_with_their_recipe_and_the_
     settings = QUICK | {"trials": 12, "sampler": Random(), "trial": TrialSettings(None, race=None)}
     result = search(Signs(*convolutions(), judge=judge), out=tmp_path / "run", **settings)
     assert result.within_budget
-    study = optuna.load_study(study_name="gulliver", storage=f"sqlite:///{tmp_path / 'run' / 'study.db'}")
+    storage = JournalStorage(JournalFileBackend(str(tmp_path / "run" / "study.log")))
+    study = optuna.load_study(study_name="gulliver", storage=storage)
     failed = study.get_trials(states=(TrialState.FAIL,))
     assert failed
     assert len(failed) + result.summary["trials"] == 12

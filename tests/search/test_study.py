@@ -8,7 +8,7 @@ from gulliver.search.incumbents import Incumbents
 from gulliver.search.journal import Journal, Scores
 from gulliver.search.racing import Rival, race
 from gulliver.search.samplers import Nsga2, Random, Solve, Tpe
-from gulliver.search.settings import Race, SearchSettings
+from gulliver.search.settings import OBJECTIVES, Race, SearchSettings
 from gulliver.search.study import Candidate, front, open_study, seeds
 from optuna.trial import TrialState
 
@@ -28,7 +28,7 @@ def study_in(folder, space, price, wanted, guide=None):
     def constraints(scores):
         return {"max_drop": 0.5 - scores.accuracy_search}
 
-    return open_study(folder / "study.db", space, wanted, journal, price, constraints, guide)
+    return open_study(folder / "study.log", space, wanted, journal, price, constraints, guide)
 
 
 def run(folder, space, price, wanted, guide=None, told=lambda candidate: None):
@@ -196,6 +196,24 @@ def test_the_front_holds_what_no_other_candidate_beats_fastest_first():
     assert [it.trial for it in front([slow, fast, beaten, twin], ("accuracy_search", "latency_ms"))] == [1, 0]
 
 
+@pytest.mark.parametrize("objectives", [("accuracy_search", "latency_ms"), tuple(OBJECTIVES)])
+def test_the_front_of_many_candidates_is_what_comparing_every_two_finds(objectives):
+    random = np.random.default_rng(0)
+    # What is more accurate is slower, roughly, and many share a score.
+    scores = (random.integers(0, 40, (300, 1)) + random.integers(0, 4, (300, 3))).astype(float).tolist()
+    candidates = [Candidate(trial, None, Scores(*it), 0.0, "test") for trial, it in enumerate(scores)]
+    costs = [(-accuracy, latency_ms, size_bytes) for accuracy, latency_ms, size_bytes in scores]
+    costs = [it[: len(objectives)] for it in costs]
+    unbeaten = [
+        trial
+        for trial, cost in enumerate(costs)
+        if cost not in costs[:trial]
+        and not any(other != cost and all(a <= b for a, b in zip(other, cost, strict=True)) for other in costs)
+    ]
+    assert sorted(it.trial for it in front(candidates, objectives)) == unbeaten
+    assert 10 < len(unbeaten) < 300
+
+
 def test_the_front_leaves_out_infeasible_candidates_unless_all_are():
     good, bad = candidate(0, 0.9, 5.0), candidate(1, 0.5, 2.0, violation=0.3)
     assert [it.trial for it in front([good, bad], ("accuracy_search", "latency_ms"))] == [0]
@@ -226,7 +244,7 @@ def run_raced(folder, space, price, wanted, guide):
     journal = raced.incumbents.journal
     guide = guide if wanted.sampler.guided else None
     study = open_study(
-        folder / "study.db", space, wanted, journal, raced, lambda it: {"bar": 0.5 - it.accuracy_search}, guide
+        folder / "study.log", space, wanted, journal, raced, lambda it: {"bar": 0.5 - it.accuracy_search}, guide
     )
     study.run(lambda candidate: None)
     return study
