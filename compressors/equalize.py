@@ -31,6 +31,11 @@ def equalize(traced: fx.GraphModule, names: Collection[str]) -> fx.GraphModule:
     return traced
 
 
+def equalizable(traced: fx.GraphModule) -> set[str]:
+    """Return the layers that can be equalized with the layer before them."""
+    return {second for _, second in _pairs(traced)}
+
+
 def _pairs(traced: fx.GraphModule) -> Iterator[tuple[str, str]]:
     calls = Counter(str(node.target) for node in traced.graph.nodes if node.op == "call_module")
     for node in traced.graph.nodes:

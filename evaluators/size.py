@@ -6,7 +6,7 @@ from typing import Literal
 
 from gulliver.spaces.layer_graph import Layer, LayerGraph
 from gulliver.spaces.recipe import LayerRecipe, Recipe
-from gulliver.spaces.shapes import Channels, channels_after
+from gulliver.spaces.shapes import Channels, channels_after, inputs_per_group
 
 _FLOAT_BYTES = 2
 _SCALE_BYTES = 4
@@ -45,8 +45,7 @@ def _counts(layer: Layer, channels: Channels, choice: LayerRecipe) -> tuple[int,
     """Return the number of weights and of weight scales, all parts of a split layer counted."""
     height, width = (*layer.kernel_size, 1, 1)[:2]
     if choice.decompose is None:
-        inputs = 1 if layer.groups == layer.in_channels > 1 else channels.inputs // layer.groups
-        return channels.outputs * inputs * prod(layer.kernel_size), channels.outputs
+        return channels.outputs * inputs_per_group(layer, channels) * prod(layer.kernel_size), channels.outputs
     rank = choice.decompose.rank
     if choice.decompose.kind == "channel_svd":
         return rank * (channels.inputs * height * width + channels.outputs), rank + channels.outputs

@@ -10,7 +10,6 @@ from gulliver.evaluators.latency.target import Target
 from gulliver.search.bench import make_bench
 from gulliver.search.finalists import Measured
 from gulliver.search.units import ms
-from gulliver.spaces.network_identity import check_recipe
 from gulliver.spaces.recipe import Recipe
 from gulliver.tasks.cache import write_atomically
 from gulliver.tasks.protocol import Task
@@ -21,16 +20,20 @@ def apply_recipe(
 ) -> dict[str, Measured]:
     """Return the measurements of the recipe's network and of the originals; `out` gets the exported models.
 
-    Raises InputError where the recipe does not fit the network or asks for what the target cannot run.
+    What layers cannot take is said and left out; `out` gets the recipe that was applied, too.
+    Raises InputError where the recipe is for another network or asks for what the target cannot run.
     """
     original = read_original(task)
-    check_recipe(recipe, original.graph, original.network)
+    recipe, reasons = original.applicable(recipe)
+    for name, reason in reasons.items():
+        say(f"{name}: {reason}")
     kinds = {name: layer.kind for name, layer in original.graph.layers.items()}
     target.capabilities.check(recipe, kinds, target.name)
     bench = make_bench(original, target, out)
     exported = bench.baselines() | {"recipe": bench.export(f"recipe-{recipe.key}", recipe)}
     measured = bench.measure(exported)
     _write(out, measured)
+    recipe.save(out / "recipe.yaml")
     base = measured["baseline"]
     for name, label in (bench.labels | {"recipe": f"recipe {recipe.key[:8]}"}).items():
         it = measured[name]

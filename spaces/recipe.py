@@ -79,7 +79,8 @@ class Quantize:
 class LayerRecipe:
     """One layer's choice: an optional slot for each method, applied in this order.
 
-    A layer that is not quantized stays in the target's floating-point type, and `fallback` says why.
+    A layer that is not quantized stays in the target's floating-point type; `fallback` says why, and what else the
+    layer could not take.
     """
 
     sparsify: Sparsify | None = None
