@@ -20,7 +20,7 @@ def to_openvino(model: nn.Module, example_inputs: tuple[Tensor, ...], batch: int
     from openvino._offline_transformations import compress_quantize_weights_transformation
 
     logging.getLogger("nncf").setLevel(logging.ERROR)
-    inputs = tuple(_of_batch(tensor, batch) for tensor in example_inputs)
+    inputs = tuple(of_batch(tensor, batch) for tensor in example_inputs)
     with torch.no_grad(), warnings.catch_warnings():
         # Deprecated in torch 2.13, but what openvino.convert_model itself traces a module with.
         warnings.filterwarnings("ignore", "`torch.jit", DeprecationWarning)
@@ -44,6 +44,7 @@ def save_openvino(converted: Any, path: Path, half: bool = True) -> int:
     return path.stat().st_size + path.with_suffix(".bin").stat().st_size
 
 
-def _of_batch(tensor: Tensor, batch: int) -> Tensor:
+def of_batch(tensor: Tensor, batch: int) -> Tensor:
+    """Return the tensor with its samples repeated, or left out, to be of this batch size."""
     repeats = -(-batch // tensor.shape[0])
     return tensor.repeat(repeats, *([1] * (tensor.dim() - 1)))[:batch]

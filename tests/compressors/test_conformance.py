@@ -1,5 +1,7 @@
 """Conformance: every method, alone and combined, on every kind of layer, is exported as it is simulated.
 
+OpenVINO runs as it does for a user; ONNX Runtime runs what the file says, node by node (see test_export_onnx.py).
+
 The tolerance: a twentieth of one of the 255 steps of the largest output where activations are rounded. There a value
 that lies within float32's error of the middle between two levels may go either way, which moves all of a sample's
 outputs; so each sample must be met by the simulation, or by the simulation with every value that is rounded moved by
@@ -10,16 +12,19 @@ by one entry of METHODS, a new kind of layer by one layer in NETWORKS.
 import itertools
 from dataclasses import dataclass
 
+import onnxruntime
 import openvino
 import pytest
 import torch
 from gulliver.compressors.compress import compress, read_original
 from gulliver.compressors.export import save_openvino, to_openvino
+from gulliver.compressors.export_onnx import save_onnx, to_onnx
 from gulliver.compressors.quantize import QuantizedActivation
 from gulliver.spaces.recipe import Decompose, LayerRecipe, Quantize, Recipe, Sparsify
 from torch import nn
 
 BATCH = 16
+CORE = openvino.Core()
 # Shares of a step: an output of some hundred products is off by up to a ten-thousandth of a step in float32.
 NUDGES = (0.0, 1e-5, -1e-5, 3e-5, -3e-5, 1e-4, -1e-4)
 
@@ -143,16 +148,30 @@ def test_what_is_exported_is_what_is_simulated(network, names, networks, tmp_pat
     recipe = recipe_of(original.graph, names)
     assert any(choice != LayerRecipe() for choice in recipe.layers.values()), "no layer takes it"
     model = compress(original, recipe)
-    save_openvino(to_openvino(model, original.task.example_inputs, BATCH), tmp_path / "network.xml", half=False)
     inputs = inputs_of(original.task.example_inputs[0].shape, seed=5)
-    compiled = openvino.Core().compile_model(tmp_path / "network.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    given = torch.from_numpy(compiled([inputs.numpy()])[0].copy())
-    if "quantize" not in map(SLOTS.get, names):
-        assert steps_off(given, simulated(model, inputs, 0.0)).max() <= 255e-4
-        return
-    off = torch.stack([steps_off(given, simulated(model, inputs, share)) for share in NUDGES])
-    assert off.amin(0).max() <= 0.05
-    assert (off[0] <= 0.05).float().mean() > 0.7  # ties are rare
+    shares = NUDGES if "quantize" in map(SLOTS.get, names) else NUDGES[:1]
+    wanted = [simulated(model, inputs, share) for share in shares]
+    for run in (run_openvino, run_onnx):
+        given = run(model, inputs, tmp_path)
+        off = torch.stack([steps_off(given, it) for it in wanted])
+        assert off.amin(0).max() <= (255e-4 if len(wanted) == 1 else 0.05), run
+        assert (off[0] <= 0.05).float().mean() > 0.7, run  # ties are rare
+
+
+def run_openvino(model, inputs, folder):
+    save_openvino(to_openvino(model, (inputs,), BATCH), folder / "network.xml", half=False)
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+    compiled = CORE.compile_model(folder / "network.xml", "CPU", settings)
+    return torch.from_numpy(compiled([inputs.numpy()])[0].copy())
+
+
+def run_onnx(model, inputs, folder):
+    save_onnx(to_onnx(model, (inputs,), BATCH), folder / "network.onnx")
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(folder / "network.onnx", options)
+    return torch.from_numpy(session.run(None, {session.get_inputs()[0].name: inputs.numpy()})[0])
 
 
 def simulated(model, inputs, share):
