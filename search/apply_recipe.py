@@ -1,11 +1,11 @@
 """Apply a recipe to a task's network: export it, score it on both splits, measure or price it beside the original."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from gulliver.compressors.compress import read_original
+from gulliver.compressors.compress import Original, compress, read_original
 from gulliver.evaluators.latency.target import Target
 from gulliver.search.bench import make_bench
 from gulliver.search.finalists import Measured
@@ -14,11 +14,20 @@ from gulliver.spaces.recipe import Recipe
 from gulliver.tasks.cache import write_atomically
 from gulliver.tasks.protocol import Task
 
+FORMATS = ("openvino", "onnx")
+
 
 def apply_recipe(
-    recipe: Recipe, task: Task, target: Target, out: Path, say: Callable[[str], None]
+    recipe: Recipe,
+    task: Task,
+    target: Target,
+    out: Path,
+    say: Callable[[str], None],
+    formats: Sequence[str] = FORMATS[:1],
 ) -> dict[str, Measured]:
     """Return the measurements of the recipe's network and of the originals; `out` gets the exported models.
+
+    OpenVINO's are what is measured; a network that is wanted in another format too is made once more for it.
 
     What layers cannot take is said and left out; `out` gets the recipe that was applied, too.
     Raises InputError where the recipe is for another network or asks for what the target cannot run.
@@ -43,7 +52,24 @@ def apply_recipe(
             f"{it.size_bytes / 1000:.0f} KB"
         )
     say(f"exported model       {exported['recipe'].path or exported['recipe'].not_exported}")
+    if "onnx" in formats:
+        say(f"ONNX model           {_save_onnx(original, recipe, target.batch, out)}")
     return measured
+
+
+def _save_onnx(original: Original, recipe: Recipe, batch: int, out: Path) -> str:
+    """Return the file that was written, or why there is none."""
+    try:
+        from gulliver.compressors.export_onnx import save_onnx, to_onnx
+
+        network = to_onnx(compress(original, recipe), original.task.example_inputs, batch)
+    except ImportError as error:
+        return f"not written: {error.name} is missing, which comes with gulliver[onnx]"
+    except Exception as error:  # torch's own errors have no other base class in common
+        return f"not written: {type(error).__name__}: {str(error).splitlines()[0]}"
+    path = out / f"recipe-{recipe.key}" / "model.onnx"
+    save_onnx(network, path)
+    return str(path)
 
 
 def _write(out: Path, measured: dict[str, Measured]) -> None:

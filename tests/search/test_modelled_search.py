@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pandas
 import pytest
@@ -129,9 +130,12 @@ def test_what_a_layer_cannot_take_is_said_and_written_into_the_recipe_that_was_a
     last = list(trace(task.model, task.example_inputs).layers)[-1]
     asked = replace(best, layers={**best.layers, last: LayerRecipe(Sparsify(0.5), None, Quantize())})
     said = []
-    apply_recipe(asked, task, CHIP, tmp_path, said.append)
+    apply_recipe(asked, task, CHIP, tmp_path, said.append, ("openvino", "onnx"))
     reason = "no channels are removed: of its group, its channels are the network's outputs"
     assert said[0] == f"{last}: {reason}"
     applied = read_recipe(tmp_path / "recipe.yaml").layers[last]
     assert applied == LayerRecipe(quantize=Quantize())
     assert applied.fallback == reason
+    assert said[-1].startswith("ONNX model  ")
+    weights = sum(module.weight.numel() for module in task.model.modules() if hasattr(module, "weight"))
+    assert 0 < Path(said[-1].split()[-1]).stat().st_size < 8 * weights
