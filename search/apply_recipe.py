@@ -52,6 +52,9 @@ def apply_recipe(
             f"{it.size_bytes / 1000:.0f} KB"
         )
     say(f"exported model       {exported['recipe'].path or exported['recipe'].not_exported}")
+    if exported["recipe"].path:
+        graph_bytes = Path(exported["recipe"].path).stat().st_size
+        say(f"sizes are those of weights; beside them, the graph takes {graph_bytes / 1000:.0f} KB of XML")
     if "onnx" in formats:
         say(f"ONNX model           {_save_onnx(original, recipe, target.batch, out)}")
     return measured
