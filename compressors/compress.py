@@ -16,6 +16,7 @@ from gulliver.compressors.quantize import quantize
 from gulliver.compressors.reconstruct import reconstruct
 from gulliver.compressors.semi_structured import sparsify_in_fours
 from gulliver.compressors.sparsify import Ranking, rank_channels, removed_indices, sparsify
+from gulliver.compressors.unstructured import sparsify_anywhere
 from gulliver.spaces.layer_graph import LayerGraph
 from gulliver.spaces.network_identity import check_names, check_recipe, network_hash
 from gulliver.spaces.recipe import Finetune, Recipe
@@ -152,5 +153,6 @@ def thin(original: Original, recipe: Recipe, calibration: Calibration) -> nn.Mod
     removed = removed_indices(original.graph, recipe, ranking)
     reconstruct(model, original.task.model, original.graph, recipe, removed, calibration)
     sparsify_in_fours(model, recipe, calibration)
+    sparsify_anywhere(model, recipe, calibration)
     decompose(model, recipe, calibration)
     return reestimate_batch_norms(model, calibration)

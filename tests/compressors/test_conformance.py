@@ -16,6 +16,7 @@ import onnxruntime
 import openvino
 import pytest
 import torch
+from gulliver.compressors import adaround
 from gulliver.compressors.compress import compress, read_original
 from gulliver.compressors.export import save_openvino, to_openvino
 from gulliver.compressors.export_onnx import save_onnx, to_onnx
@@ -76,20 +77,23 @@ METHODS = {
     "sparsify": Sparsify(0.5),
     "reconstruct": Sparsify(0.25, criterion="taylor", reconstruct=True),
     "2:4": Sparsify(0.5, "2:4"),
+    "unstructured": Sparsify(0.6, "unstructured"),
     "svd": Decompose(6),
     "channel_svd": Decompose(6, "channel_svd", data_aware=True),
     "tucker2": Decompose(6, "tucker2", 5),
     "int8": Quantize(),
     "int4": Quantize(4, 8, "mse", False, "mse", None, "gptq", True, True),
+    "adaround": Quantize(3, 8, rounding="adaround"),
 }
 SLOTS = {name: type(choice).__name__.lower() for name, choice in METHODS.items()}
 COMBINATIONS = [
-    *[(name,) for name in METHODS],
+    *[(name,) for name in METHODS if name not in ("unstructured", "adaround")],
     *itertools.product(("sparsify", "reconstruct"), ("channel_svd",), ("int8",)),
     ("reconstruct", "tucker2", "int4"),
     ("sparsify", "svd", "int4"),
     ("2:4", "int8"),
     ("2:4", "int4"),
+    ("unstructured", "adaround"),
 ]
 
 
@@ -121,6 +125,12 @@ def networks():
     return found
 
 
+@pytest.fixture(autouse=True)
+def _learn_briefly(monkeypatch):
+    """What is learned is exported alike however long it takes."""
+    monkeypatch.setattr(adaround, "STEPS", 10)
+
+
 def recipe_of(graph, names):
     """Return the recipe that does the methods to every layer that can take them."""
     prunable = {name for group in graph.channel_groups if not group.not_prunable for name in group.layers}
@@ -137,7 +147,9 @@ def takes(layer, choice, prunable):
     if isinstance(choice, Quantize):
         return True
     if isinstance(choice, Sparsify):
-        return prunable if choice.kind == "channel" else layer.in_channels // layer.groups % 4 == 0
+        if choice.kind == "2:4":
+            return layer.in_channels // layer.groups % 4 == 0
+        return prunable or choice.kind == "unstructured"
     kinds = {"svd": ("conv2d", "linear"), "channel_svd": ("conv1d", "conv2d", "linear")}
     return layer.groups == 1 and layer.kind in kinds.get(choice.kind, ("conv1d", "conv2d"))
 
