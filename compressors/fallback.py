@@ -14,6 +14,7 @@ from gulliver.compressors.criteria import group_sparsify, why_no_scores
 from gulliver.compressors.decompose import why_not_split
 from gulliver.compressors.equalize import equalizable
 from gulliver.compressors.semi_structured import why_not_in_fours
+from gulliver.compressors.smooth import smoothings
 from gulliver.spaces.layer_graph import ChannelGroup, LayerGraph
 from gulliver.spaces.recipe import LayerRecipe, Recipe
 from gulliver.spaces.shapes import channels_after, group_ratio, inputs_per_group
@@ -143,6 +144,19 @@ def _without_equalization(recipe: Recipe, model: nn.Module, graph: LayerGraph) -
         yield name, replace(choice, quantize=replace(choice.quantize, equalize=False)), reason
 
 
+def _without_smoothing(recipe: Recipe, model: nn.Module, graph: LayerGraph) -> Iterator[_Change]:
+    quantized = {name: it.quantize for name, it in recipe.layers.items() if it.quantize and not it.decompose}
+    strengths = {name: it.smooth for name, it in quantized.items() if it.smooth is not None}
+    if not strengths:
+        return
+    traced = fold_batch_norms(symbolic_trace(copy.deepcopy(model).eval()))
+    smoothed = {name for it in smoothings(traced, strengths) for name in it.readers}
+    for name in strengths:
+        if name not in smoothed:
+            choice = replace(recipe.layers[name], quantize=replace(quantized[name], smooth=None))
+            yield name, choice, "not smoothed: no LayerNorm or layer feeds linear layers of this strength alone"
+
+
 _RULES: tuple[_Rule, ...] = (
     _without_channels,
     _without_criterion,
@@ -151,4 +165,5 @@ _RULES: tuple[_Rule, ...] = (
     _without_split,
     _without_groups,
     _without_equalization,
+    _without_smoothing,
 )

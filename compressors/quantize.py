@@ -19,6 +19,7 @@ from gulliver.compressors.equalize import equalize
 from gulliver.compressors.layer_inputs import calls_of, product_sums, weight_matrix
 from gulliver.compressors.observe import observe_extremes, observe_histograms
 from gulliver.compressors.second_order import round_rows
+from gulliver.compressors.smooth import smooth
 from gulliver.compressors.weight_scales import WEIGHT_SCALES
 from gulliver.spaces.recipe import Quantize, Recipe
 from gulliver.spaces.trace import symbolic_trace
@@ -122,6 +123,8 @@ def quantize(model: nn.Module, recipe: Recipe, calibration: Iterable[tuple[Tenso
         return traced
     calibration = tuple(calibration)
     equalize(traced, {str(node.target) for node, choice in chosen.items() if choice.equalize})
+    strengths = {str(node.target): choice.smooth for node, choice in chosen.items() if choice.smooth is not None}
+    smooth(traced, strengths, calibration)
     corrected = [str(node.target) for node, choice in chosen.items() if choice.correct_bias]
     exact = copy.deepcopy(traced) if corrected else traced
     _round_inputs(traced, chosen, calibration)

@@ -63,7 +63,8 @@ class Quantize:
     have a zero point. Weights in groups of `group_size` inputs have a scale each, and the layer's inputs then stay in
     floating point. `rounding` "gptq" lets later weights make good what earlier ones lose, "adaround" learns whether
     each is rounded up or down, `equalize` scales channels
-    between the layer and the one before it, `correct_bias` takes back the mean that rounding adds.
+    between the layer and the one before it, `correct_bias` takes back the mean that rounding adds,
+    `smooth` moves this share of how far a linear layer's input channels differ into its weights.
     """
 
     weight_bits: int = 8
@@ -75,6 +76,7 @@ class Quantize:
     rounding: str = field(default="nearest", metadata=_YOUNGER)
     equalize: bool = field(default=False, metadata=_YOUNGER)
     correct_bias: bool = field(default=False, metadata=_YOUNGER)
+    smooth: float | None = field(default=None, metadata=_YOUNGER)
 
 
 @dataclass(frozen=True)
@@ -234,6 +236,12 @@ _RULES: tuple[tuple[str, str, str, Callable[[Any], bool]], ...] = (
     ("quantize", "rounding", *_one_of("rounding", ROUNDINGS)),
     ("quantize", "equalize", *_yes_or_no("equalize")),
     ("quantize", "correct_bias", *_yes_or_no("correct_bias")),
+    (
+        "quantize",
+        "smooth",
+        "`0 <= smooth <= 1` must hold, or it be left out",
+        lambda share: share is None or (_is_number(share) and 0 <= share <= 1),
+    ),
 )
 
 

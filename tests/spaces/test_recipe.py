@@ -132,6 +132,10 @@ ACTIVATION = "`4 <= activation_bits <= 16` must hold, whole"
             LayerRecipe(None, Decompose(4, "tucker2", data_aware=True)),
             f"kind='tucker2' must not be `data_aware`, but {LAYER} has both",
         ),
+        (
+            LayerRecipe(None, None, Quantize(smooth=1.5)),
+            f"`0 <= smooth <= 1` must hold, or it be left out, but {LAYER} has smooth=1.5",
+        ),
         (LayerRecipe(None, None, Quantize(1)), f"{WEIGHT}, but {LAYER} has weight_bits=1"),
         (LayerRecipe(None, None, Quantize(9)), f"{WEIGHT}, but {LAYER} has weight_bits=9"),
         (LayerRecipe(None, None, Quantize(8.0)), f"{WEIGHT}, but {LAYER} has weight_bits=8.0"),
