@@ -12,7 +12,6 @@ from gulliver.compressors.layer_parts import LayerParts
 from gulliver.compressors.plan import read_plan
 from gulliver.compressors.store import Store
 from gulliver.compressors.thinning import thinning_of
-from gulliver.spaces.network_identity import check_recipe
 from gulliver.spaces.plain import why_not_plain
 from gulliver.spaces.recipe import Recipe
 from torch import nn
@@ -51,7 +50,7 @@ class Candidates:
         """Return the network as the recipe wants it, for running only; raises InputError as `compress` does."""
         if self.refusal(recipe) is not None:
             return compress(self.original, recipe)
-        check_recipe(recipe, self.original.graph, self.original.network)
+        recipe, _ = self.original.applicable(recipe)
         # Weights made under a caller's inference mode could be used in no other.
         with torch.inference_mode(False), torch.no_grad():
             thinning = thinning_of(recipe, self._plan, self.original.graph, self._parts)

@@ -9,14 +9,16 @@ import torch
 from gulliver.compressors.batch_norm import reestimate_batch_norms
 from gulliver.compressors.criteria import CRITERIA, group_sparsify
 from gulliver.compressors.decompose import decompose
+from gulliver.compressors.fallback import Reasons, applicable
 from gulliver.compressors.finetune import Recovery, finetune, recover
 from gulliver.compressors.learned_steps import learned_steps
 from gulliver.compressors.quantize import quantize
 from gulliver.compressors.reconstruct import reconstruct
 from gulliver.compressors.semi_structured import sparsify_in_fours
 from gulliver.compressors.sparsify import Ranking, rank_channels, removed_indices, sparsify
+from gulliver.compressors.unstructured import sparsify_anywhere
 from gulliver.spaces.layer_graph import LayerGraph
-from gulliver.spaces.network_identity import check_recipe, network_hash
+from gulliver.spaces.network_identity import check_names, check_recipe, network_hash
 from gulliver.spaces.recipe import Finetune, Recipe
 from gulliver.spaces.trace import trace
 from gulliver.tasks.protocol import Task
@@ -35,6 +37,14 @@ class Original:
     ranking: Ranking
     calibration: Calibration
     outputs: tuple[Tensor, ...]
+
+    def applicable(self, recipe: Recipe) -> tuple[Recipe, Reasons]:
+        """Return the recipe without what layers of this network cannot take, and by layer what is left out and why.
+
+        Raises InputError where the recipe is for another network.
+        """
+        check_names(recipe, self.graph, self.network)
+        return applicable(recipe, self.task.model, self.graph)
 
     def ranking_for(self, recipe: Recipe) -> Ranking:
         """Return each group's channels, least important first, by the criterion that the recipe names for it."""
@@ -77,9 +87,9 @@ def first_samples(original: Original, samples: int) -> tuple[Calibration, tuple[
 
 
 def apply(task: Task, recipe: Recipe) -> nn.Module:
-    """Return the task's network as the recipe wants it, the original untouched.
+    """Return the task's network as the recipe wants it, the original untouched; see `compress`.
 
-    Raises InputError, which names the layer and the rule, where the recipe does not fit the network.
+    Raises InputError, which names the layer and the rule, where the recipe is for another network.
     """
     return compress(read_original(task), recipe)
 
@@ -93,10 +103,12 @@ def compress(
 ) -> fx.GraphModule:
     """Return the network as the recipe wants it, fine-tuned if the recipe says so.
 
+    What a layer cannot take is not done to it; `Original.applicable` says what that is, and why.
     `calibration` replaces the task's calibration inputs where less will do, as for a timing; `recovery` trains a
     thinned network for a few steps, to tell early what fine-tuning would make of it. `checkpoints` is a folder of this
     recipe's own, from which fine-tuning that was interrupted goes on.
     """
+    recipe, _ = original.applicable(recipe)
     calibration = original.calibration if calibration is None else calibration
     thinned = thin(original, recipe, calibration)
     if recipe.finetune is not None and (is_thinned(recipe) or not recipe.finetune.quantization_aware):
@@ -141,5 +153,6 @@ def thin(original: Original, recipe: Recipe, calibration: Calibration) -> nn.Mod
     removed = removed_indices(original.graph, recipe, ranking)
     reconstruct(model, original.task.model, original.graph, recipe, removed, calibration)
     sparsify_in_fours(model, recipe, calibration)
+    sparsify_anywhere(model, recipe, calibration)
     decompose(model, recipe, calibration)
     return reestimate_batch_norms(model, calibration)

@@ -31,9 +31,9 @@ def by_batch_norm_scale(model: nn.Module, graph: LayerGraph, calibration: Sequen
     ranking = dict(by_magnitude(model, graph, calibration))
     for group in graph.channel_groups:
         scales = [
-            _of_channels(module.weight.detach().abs(), coupling)
+            _of_channels(model.get_parameter(f"{coupling.module}.weight").detach().abs(), coupling)
             for coupling in group.couplings
-            if isinstance(module := model.get_submodule(coupling.module), _BATCH_NORMS) and module.affine
+            if _scales_channels(model.get_submodule(coupling.module))
         ]
         if scales:
             ranking[group.name] = _ascending(sum(scales, torch.zeros(group.channels)))
@@ -75,6 +75,23 @@ def group_sparsify(group: ChannelGroup, recipe: Recipe) -> Sparsify:
         )
         raise InputError(f"layers whose channels are tied must have one criterion and one `reconstruct`, but {listed}")
     return next(iter(choices.values()), Sparsify(0.0))
+
+
+def why_no_scores(criterion: str, group: ChannelGroup, model: nn.Module, graph: LayerGraph) -> str | None:
+    """Return why the criterion cannot tell the group's channels apart, None where it can."""
+    if criterion == "batch_norm_scale":
+        scaled = any(_scales_channels(model.get_submodule(coupling.module)) for coupling in group.couplings)
+        return None if scaled else "no batch norm scales them"
+    if criterion in ("taylor", "fisher"):
+        if not any(coupling.side == "in" for coupling in group.couplings):
+            return "no layer reads them"
+        returned = [it.shape for it in graph.operations if not graph.users[it.name] and it.shape]
+        return "the network returns one number, no classes" if any(it[-1] == 1 for it in returned) else None
+    return None
+
+
+def _scales_channels(module: nn.Module) -> bool:
+    return isinstance(module, _BATCH_NORMS) and module.affine
 
 
 def _by_sensitivity(

@@ -71,12 +71,20 @@ def split_layer(
     return _KINDS[choice.kind](layer, choice, products)
 
 
-def _check(name: str, layer: nn.Module, kind: str) -> None:
+def why_not_split(layer: nn.Module, kind: str) -> str | None:
+    """Return why a layer cannot be split into this kind of parts, None where it can."""
     convolutions = (nn.Conv2d,) if kind == "svd" else (nn.Conv1d, nn.Conv2d)
     ungrouped = isinstance(layer, convolutions) and layer.groups == 1
-    if not ungrouped and not (isinstance(layer, nn.Linear) and kind != "tucker2"):
-        wanted = " or ".join(["a Linear"] * (kind != "tucker2") + [f"an ungrouped {_names(convolutions)}"])
-        raise InputError(f"{name} cannot be decomposed: only {wanted} can, but it is {layer}")
+    if ungrouped or (isinstance(layer, nn.Linear) and kind != "tucker2"):
+        return None
+    wanted = " or ".join(["a Linear"] * (kind != "tucker2") + [f"an ungrouped {_names(convolutions)}"])
+    return f"only {wanted} can, but it is {layer}"
+
+
+def _check(name: str, layer: nn.Module, kind: str) -> None:
+    reason = why_not_split(layer, kind)
+    if reason is not None:
+        raise InputError(f"{name} cannot be decomposed: {reason}")
 
 
 def _names(types: tuple[type[nn.Module], ...]) -> str:

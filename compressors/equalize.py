@@ -22,7 +22,7 @@ def equalize(traced: fx.GraphModule, names: Collection[str]) -> fx.GraphModule:
 
     The layers are replaced by copies, the originals are left as they are. Chains take a few rounds to settle.
     """
-    pairs = [pair for pair in _pairs(traced) if pair[1] in names]
+    pairs = [pair for pair in pairs_of(traced) if pair[1] in names]
     for name in {name for pair in pairs for name in pair}:
         parent, _, child = name.rpartition(".")
         setattr(traced.get_submodule(parent), child, copy.deepcopy(traced.get_submodule(name)))
@@ -31,13 +31,19 @@ def equalize(traced: fx.GraphModule, names: Collection[str]) -> fx.GraphModule:
     return traced
 
 
-def _pairs(traced: fx.GraphModule) -> Iterator[tuple[str, str]]:
+def equalizable(traced: fx.GraphModule) -> set[str]:
+    """Return the layers that can be equalized with the layer before them."""
+    return {second for _, second in pairs_of(traced)}
+
+
+def pairs_of(traced: fx.GraphModule) -> Iterator[tuple[str, str]]:
+    """Yield the names of each two layers in a row whose channels can be scaled without a change of outputs."""
     calls = Counter(str(node.target) for node in traced.graph.nodes if node.op == "call_module")
     for node in traced.graph.nodes:
         reader = _next_layer(traced, node) if _is_layer(traced, node) else None
         if reader is not None:
             names = str(node.target), str(reader.target)
-            if calls[names[0]] == calls[names[1]] == 1 and _scalable(traced.get_submodule(names[1])):
+            if calls[names[0]] == calls[names[1]] == 1 and _scalable(*map(traced.get_submodule, names)):
                 yield names
 
 
@@ -62,10 +68,11 @@ def _is_relu(traced: fx.GraphModule, node: fx.Node) -> bool:
     return node.target in _RELUS
 
 
-def _scalable(reader: nn.Module) -> bool:
-    """Say whether each of the layer's inputs has weights of its own to scale."""
-    if isinstance(reader, nn.Linear):
-        return True
+def _scalable(written: nn.Module, reader: nn.Module) -> bool:
+    """Say whether each output of the first layer is an input of the second that has weights of its own to scale."""
+    if isinstance(written, nn.Linear) or isinstance(reader, nn.Linear):
+        # A linear layer behind a convolution reads along its width, not its channels.
+        return isinstance(written, nn.Linear) and isinstance(reader, nn.Linear)
     assert isinstance(reader, nn.Conv1d | nn.Conv2d)
     return reader.groups == 1 or reader.groups == reader.in_channels == reader.out_channels
 

@@ -7,10 +7,11 @@ A whitepaper", 2018.
 
 import copy
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 import torch
+from gulliver.compressors.adaround import learn_rows
 from gulliver.compressors.batch_norm import fold_batch_norms
 from gulliver.compressors.calibrators import CALIBRATORS, Grid, fit_grid
 from gulliver.compressors.correct_bias import correct_biases
@@ -18,6 +19,7 @@ from gulliver.compressors.equalize import equalize
 from gulliver.compressors.layer_inputs import calls_of, product_sums, weight_matrix
 from gulliver.compressors.observe import observe_extremes, observe_histograms
 from gulliver.compressors.second_order import round_rows
+from gulliver.compressors.smooth import smooth
 from gulliver.compressors.weight_scales import WEIGHT_SCALES
 from gulliver.spaces.recipe import Quantize, Recipe
 from gulliver.spaces.trace import symbolic_trace
@@ -121,6 +123,8 @@ def quantize(model: nn.Module, recipe: Recipe, calibration: Iterable[tuple[Tenso
         return traced
     calibration = tuple(calibration)
     equalize(traced, {str(node.target) for node, choice in chosen.items() if choice.equalize})
+    strengths = {str(node.target): choice.smooth for node, choice in chosen.items() if choice.smooth is not None}
+    smooth(traced, strengths, calibration)
     corrected = [str(node.target) for node, choice in chosen.items() if choice.correct_bias]
     exact = copy.deepcopy(traced) if corrected else traced
     _round_inputs(traced, chosen, calibration)
@@ -210,9 +214,9 @@ def _quantize_layer(traced: fx.GraphModule, name: str, choice: Quantize) -> None
 def _round_in_order(
     traced: fx.GraphModule, choices: Mapping[str, Quantize], calibration: Sequence[tuple[Tensor, ...]]
 ) -> None:
-    """Round the weights of the layers that ask for it so that later inputs make good what earlier ones lose (GPTQ)."""
+    """Round the weights of the layers that ask for it by what they read behind the layers that are rounded already."""
     for name, choice in choices.items():
-        if choice.rounding == "gptq":
+        if choice.rounding != "nearest":
             quantized = traced.get_submodule(name)
             assert isinstance(quantized, QuantizedLayer)
             layer = quantized.layer
@@ -220,9 +224,20 @@ def _round_in_order(
             rows = weight_matrix(layer)
             scales = quantized.scales.reshape(*rows.shape[:2], -1)
             scales = scales.repeat_interleave(rows.shape[2] // scales.shape[2], 2)
-            levels = quantized.highest_level
-            rounded = [round_rows(*it, levels) for it in zip(rows, products, scales, strict=True)]
-            layer.weight = nn.Parameter(torch.stack(rounded).reshape(layer.weight.shape))
+            rounded = ROUNDINGS[choice.rounding](rows, products, scales, quantized.highest_level)
+            layer.weight = nn.Parameter(rounded.reshape(layer.weight.shape))
+
+
+def _compensated(rows: Tensor, products: Tensor, scales: Tensor, highest_level: int) -> Tensor:
+    groups = zip(rows, products, scales, strict=True)
+    return torch.stack([round_rows(*group, highest_level) for group in groups])
+
+
+# From rows and scales (groups, outputs, inputs) and products (groups, inputs, inputs) of inputs to rounded rows.
+ROUNDINGS: Mapping[str, Callable[[Tensor, Tensor, Tensor, int], Tensor]] = {
+    "gptq": _compensated,
+    "adaround": learn_rows,
+}
 
 
 def _check_groups(name: str, layer: nn.Module, group_size: int) -> None:

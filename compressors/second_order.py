@@ -10,6 +10,7 @@ from torch import Tensor
 # Share of the inputs' mean square that is added to each, as GPTQ does.
 _DAMPING = 0.01
 _OF = 4
+_BLOCK = 128
 
 
 def round_rows(rows: Tensor, products: Tensor, scales: Tensor, highest_level: int) -> Tensor:
@@ -36,6 +37,27 @@ def halve_rows(rows: Tensor, products: Tensor) -> Tensor:
         kept = torch.ones_like(costs).scatter(1, costs.topk(_OF // 2, largest=False).indices, 0.0)
         for at in range(start, start + _OF):
             _settle(rows, factor, at, rows[:, at] * kept[:, at - start])
+    return rows.float()
+
+
+def zero_rows(rows: Tensor, products: Tensor, ratio: float) -> Tensor:
+    """Return the rows (outputs, inputs) with this share of the weights zero, the cheapest of all rows block by block.
+
+    Source: Frantar and Alistarh, "SparseGPT", ICML 2023, algorithm 1, masks being chosen for 128 inputs at a time.
+    """
+    rows, factor = rows.double(), _factor(products)
+    gone = 0
+    for start in range(0, rows.shape[1], _BLOCK):
+        block = rows[:, start : start + _BLOCK]
+        costs = (block / factor.diagonal()[start : start + _BLOCK]).square().flatten()
+        # Of all blocks so far, so that shares which do not divide a block's weights do not add up.
+        count = round(ratio * rows.shape[0] * (start + block.shape[1])) - gone
+        gone += count
+        kept = torch.ones_like(costs)
+        kept[costs.topk(count, largest=False).indices] = 0
+        kept = kept.reshape(block.shape)
+        for at in range(block.shape[1]):
+            _settle(rows, factor, start + at, rows[:, start + at] * kept[:, at])
     return rows.float()
 
 

@@ -23,11 +23,15 @@ def sparsify_in_fours(model: nn.Module, recipe: Recipe, calibration: Sequence[In
         if choice.sparsify is not None and choice.sparsify.kind == "2:4":
             layer = model.get_submodule(name)
             assert isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear)
-            if layer.weight.shape[1] % _NEIGHBOURS:
-                read = layer.weight.shape[1]
-                raise InputError(f"kind='2:4' needs input channels in fours, but {name} reads {read} of them")
+            if (reason := why_not_in_fours(layer.weight.shape[1])) is not None:
+                raise InputError(f"{name} cannot have kind='2:4': {reason}")
             _halve(layer, product_sums(layer, (values for values, _ in calls_of(model, name, calibration))))
     return model
+
+
+def why_not_in_fours(inputs: int) -> str | None:
+    """Return why a layer each of whose outputs reads so many input channels cannot be 2:4, None where it can."""
+    return f"input channels must come in fours, but it reads {inputs}" if inputs % _NEIGHBOURS else None
 
 
 def _halve(layer: CompressibleLayer, products: Tensor) -> None:

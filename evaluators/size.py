@@ -1,20 +1,24 @@
-"""Size of a candidate: the bytes of its weights as they are stored."""
+"""Size of a candidate: the bytes of its weights as OpenVINO stores them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
 from typing import Literal
 
 from gulliver.spaces.layer_graph import Layer, LayerGraph
-from gulliver.spaces.recipe import LayerRecipe, Recipe
-from gulliver.spaces.shapes import Channels, channels_after
+from gulliver.spaces.recipe import Decompose, Quantize, Recipe
+from gulliver.spaces.shapes import Channels, channels_after, inputs_per_group
 
-_FLOAT_BYTES = 2
-_SCALE_BYTES = 4
+_HALF_BYTES = 2
+_FLOAT_BYTES = 4
+_SHAPE_BYTES = 8
 
 
 @dataclass(frozen=True)
 class Size:
-    """The bytes of all weights, scales and biases after the recipe, floats being stored in 16 bits."""
+    """The bytes of an exported network's weights file (.bin): weights, scales, biases and ranges.
+
+    Floating-point weights take 16 bits, scales and ranges 32; biases take 32 where any layer is quantized, else 16.
+    """
 
     graph: LayerGraph
     name: str = "size_bytes"
@@ -27,31 +31,56 @@ class Size:
     def by_layer(self, recipe: Recipe) -> dict[str, int]:
         """Return the modelled bytes of each layer's weights."""
         channels = channels_after(self.graph, recipe)
-        layers = self.graph.layers
-        return {name: _layer_bytes(layers[name], channels[name], recipe.layers[name]) for name in layers}
+        bias_bytes = _FLOAT_BYTES if any(it.quantize for it in recipe.layers.values()) else _HALF_BYTES
+        return {
+            name: _layer_bytes(layer, _parts(layer, channels[name], recipe.layers[name].decompose), bias_bytes, choice)
+            for name, layer in self.graph.layers.items()
+            for choice in [recipe.layers[name].quantize]
+        }
 
 
-def _layer_bytes(layer: Layer, channels: Channels, choice: LayerRecipe) -> int:
-    weights, scales = _counts(layer, channels, choice)
-    if choice.quantize is not None and choice.quantize.group_size is not None:
-        scales = weights // choice.quantize.group_size
-    if choice.quantize is None:
-        return _FLOAT_BYTES * (weights + channels.outputs)
-    packed_bits = 4 if choice.quantize.weight_bits <= 4 else 8
-    return weights * packed_bits // 8 + _SCALE_BYTES * scales + _FLOAT_BYTES * channels.outputs
+@dataclass(frozen=True)
+class _Part:
+    """A layer, or one of the thinner ones that it is split into."""
+
+    weights: int
+    outputs: int
 
 
-def _counts(layer: Layer, channels: Channels, choice: LayerRecipe) -> tuple[int, int]:
-    """Return the number of weights and of weight scales, all parts of a split layer counted."""
+def _layer_bytes(layer: Layer, parts: Sequence[_Part], bias_bytes: int, choice: Quantize | None) -> int:
+    """Return the bytes of all parts of a layer, the last of which has the layer's bias."""
+    biased = parts if choice and choice.correct_bias else parts[-1:]
+    has_bias = layer.has_bias or layer.batch_norm is not None or (choice is not None and choice.correct_bias)
+    biases = bias_bytes * has_bias * sum(part.outputs for part in biased)
+    if choice is None:
+        return biases + _HALF_BYTES * sum(part.weights for part in parts)
+    bits = 4 if choice.weight_bits <= 4 else 8
+    integers = sum(-(-part.weights * bits // 8) for part in parts)
+    if choice.group_size is not None:
+        return biases + integers + _FLOAT_BYTES * sum(part.weights // choice.group_size for part in parts)
+    scales = sum(part.outputs for part in parts)
+    # Inputs have the upper end of a range; between parts they fall below zero, and have a lower one too.
+    ends = 2 * len(parts) - 1
+    return biases + integers + _FLOAT_BYTES * (scales + ends) + _shape_bytes(layer)
+
+
+def _shape_bytes(layer: Layer) -> int:
+    """Return the bytes of the shape that a grouped convolution's integers are brought into: groups and all else."""
+    return _SHAPE_BYTES * (len(layer.kernel_size) + 3) if layer.groups > 1 else 0
+
+
+def _parts(layer: Layer, channels: Channels, choice: Decompose | None) -> tuple[_Part, ...]:
+    """Return the parts of a layer, one if it is not split; no rank is larger than that of what is split."""
     height, width = (*layer.kernel_size, 1, 1)[:2]
-    if choice.decompose is None:
-        inputs = 1 if layer.groups == layer.in_channels > 1 else channels.inputs // layer.groups
-        return channels.outputs * inputs * prod(layer.kernel_size), channels.outputs
-    rank = choice.decompose.rank
-    if choice.decompose.kind == "channel_svd":
-        return rank * (channels.inputs * height * width + channels.outputs), rank + channels.outputs
-    if choice.decompose.kind == "tucker2":
-        in_rank = choice.decompose.in_rank or rank
-        core = in_rank * rank * height * width
-        return channels.inputs * in_rank + core + rank * channels.outputs, in_rank + rank + channels.outputs
-    return rank * (channels.inputs * height + channels.outputs * width), rank + channels.outputs
+    inputs, outputs = channels.inputs, channels.outputs
+    if choice is None:
+        return (_Part(outputs * inputs_per_group(layer, channels) * height * width, outputs),)
+    if choice.kind == "channel_svd":
+        rank = min(choice.rank, inputs * height * width, outputs)
+        return _Part(rank * inputs * height * width, rank), _Part(outputs * rank, outputs)
+    if choice.kind == "tucker2":
+        in_rank, rank = min(choice.in_rank or choice.rank, inputs), min(choice.rank, outputs)
+        core = _Part(in_rank * rank * height * width, rank)
+        return _Part(inputs * in_rank, in_rank), core, _Part(rank * outputs, outputs)
+    rank = min(choice.rank, inputs * height, outputs * width)
+    return _Part(rank * inputs * height, rank), _Part(outputs * rank * width, outputs)

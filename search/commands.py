@@ -77,7 +77,7 @@ def run_apply_job(job: ApplyJob) -> None:
     """Apply the recipe, export the network, and measure it beside the untouched one."""
     from gulliver.search.apply_recipe import apply_recipe
 
-    apply_recipe(job.recipe, job.task, job.target, job.out, say)
+    apply_recipe(job.recipe, job.task, job.target, job.out, say, job.formats)
 
 
 def run_calibrate_job(job: CalibrateJob) -> None:

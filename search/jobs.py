@@ -38,6 +38,7 @@ class ApplyJob:
     task: Any
     target: Any
     out: Path
+    formats: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -130,10 +131,15 @@ def build_solve(config: dict[str, Any]) -> SolveJob:
 
 def build_apply(config: dict[str, Any]) -> ApplyJob:
     """Return the application that the configuration describes; raises InputError that names the key."""
-    check_keys(config, ["recipe", "task", "target", "out"], "")
-    recipe = _read(config)
+    from gulliver.search.apply_recipe import FORMATS
+
+    check_keys(config, ["recipe", "task", "target", "out", "formats"], "")
+    recipe, formats = _read(config), config["formats"]
+    if not isinstance(formats, list) or any(it not in FORMATS for it in formats):
+        raise InputError(f"formats must be a list of {' or '.join(FORMATS)}, but is {formats}")
     task, target = build_target(config["task"], "task"), build_target(config["target"], "target")
-    return ApplyJob(recipe, task, target, _folder(config["out"]) or Path("outputs") / f"apply-{recipe.key}")
+    out = _folder(config["out"]) or Path("outputs") / f"apply-{recipe.key}"
+    return ApplyJob(recipe, task, target, out, tuple(formats))
 
 
 def build_calibrate(config: dict[str, Any]) -> CalibrateJob:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from gulliver.compressors.compress import read_original
 from gulliver.evaluators.latency.kernel import KernelCall, Price
 from gulliver.evaluators.latency.target import Target
-from gulliver.spaces.network_identity import check_recipe
 from gulliver.spaces.recipe import Recipe
 from gulliver.spaces.space import Space
 from gulliver.tasks.protocol import Task
@@ -44,12 +43,12 @@ class Plan:
 
 
 def make_plan(recipe: Recipe, task: Task, target: Target) -> Plan:
-    """Return the recipe's plan on the target; a kernel that must be timed and was not yet is.
+    """Return the recipe's plan on the target, without what its layers cannot take; untimed kernels are timed.
 
     Raises InputError where the recipe is for another network or asks for what the target cannot run.
     """
     original = read_original(task)
-    check_recipe(recipe, original.graph, original.network)
+    recipe, _ = original.applicable(recipe)
     kinds = {name: layer.kind for name, layer in original.graph.layers.items()}
     target.capabilities.check(recipe, kinds, target.name)
     calls = target.lower(original.graph, recipe)

@@ -19,6 +19,12 @@ def network_hash(model: nn.Module) -> str:
 
 
 def check_recipe(recipe: Recipe, graph: LayerGraph, network: str) -> None:
+    """Raise InputError as `check_names`, or where layers cannot lose the channels that the recipe takes from them."""
+    check_names(recipe, graph, network)
+    channels_after(graph, recipe)
+
+
+def check_names(recipe: Recipe, graph: LayerGraph, network: str) -> None:
     """Raise InputError where the recipe is for another network, or names other layers than the network has."""
     found_for = recipe.found_for.network
     if found_for is not None and found_for != network:
@@ -29,7 +35,6 @@ def check_recipe(recipe: Recipe, graph: LayerGraph, network: str) -> None:
     for name in graph.layers:
         if name not in recipe.layers:
             raise InputError(f"the recipe must have an entry for every layer, but {name} has none")
-    channels_after(graph, recipe)
 
 
 def _list(graph: LayerGraph) -> str:

@@ -14,12 +14,12 @@ from gulliver.tasks.errors import InputError
 WEIGHT_BITS = range(2, 9)
 ACTIVATION_BITS = range(4, 17)
 RANKS = range(1, 1 << 31)
-SPARSITIES = ("channel", "2:4")
+SPARSITIES = ("channel", "2:4", "unstructured")
 CRITERIA = ("magnitude", "batch_norm_scale", "taylor", "fisher")
 DECOMPOSITIONS = ("svd", "channel_svd", "tucker2")
 CALIBRATORS = ("min_max", "percentile", "entropy", "mse")
 WEIGHT_SCALES = ("max", "mse")
-ROUNDINGS = ("nearest", "gptq")
+ROUNDINGS = ("nearest", "gptq", "adaround")
 GROUP_SIZES = range(1, 1 << 31)
 
 # Fields that are younger than the first recipes: left out of keys and files at their defaults, so that those stay.
@@ -31,7 +31,8 @@ class Sparsify:
     """Remove this share of the layer's output channels, the least important by the criterion first.
 
     With `reconstruct`, the layers that read the others are solved anew to give what they gave (least squares).
-    The kind "2:4" leaves the channels and zeroes two of every four weights instead; its ratio is 0.5.
+    The kind "2:4" leaves the channels and zeroes two of every four weights instead; its ratio is 0.5. "unstructured"
+    zeroes this share of the weights wherever they are.
     """
 
     ratio: float
@@ -61,8 +62,10 @@ class Quantize:
 
     `calibrator` chooses the range of the inputs, `weight_scales` that of the weights; inputs that are not `symmetric`
     have a zero point. Weights in groups of `group_size` inputs have a scale each, and the layer's inputs then stay in
-    floating point. `rounding` "gptq" lets later weights make good what earlier ones lose, `equalize` scales channels
-    between the layer and the one before it, `correct_bias` takes back the mean that rounding adds.
+    floating point. `rounding` "gptq" lets later weights make good what earlier ones lose, "adaround" learns whether
+    each is rounded up or down, `equalize` scales channels
+    between the layer and the one before it, `correct_bias` takes back the mean that rounding adds,
+    `smooth` moves this share of how far a linear layer's input channels differ into its weights.
     """
 
     weight_bits: int = 8
@@ -74,13 +77,15 @@ class Quantize:
     rounding: str = field(default="nearest", metadata=_YOUNGER)
     equalize: bool = field(default=False, metadata=_YOUNGER)
     correct_bias: bool = field(default=False, metadata=_YOUNGER)
+    smooth: float | None = field(default=None, metadata=_YOUNGER)
 
 
 @dataclass(frozen=True)
 class LayerRecipe:
     """One layer's choice: an optional slot for each method, applied in this order.
 
-    A layer that is not quantized stays in the target's floating-point type, and `fallback` says why.
+    A layer that is not quantized stays in the target's floating-point type; `fallback` says why, and what else the
+    layer could not take.
     """
 
     sparsify: Sparsify | None = None
@@ -232,6 +237,12 @@ _RULES: tuple[tuple[str, str, str, Callable[[Any], bool]], ...] = (
     ("quantize", "rounding", *_one_of("rounding", ROUNDINGS)),
     ("quantize", "equalize", *_yes_or_no("equalize")),
     ("quantize", "correct_bias", *_yes_or_no("correct_bias")),
+    (
+        "quantize",
+        "smooth",
+        "`0 <= smooth <= 1` must hold, or it be left out",
+        lambda share: share is None or (_is_number(share) and 0 <= share <= 1),
+    ),
 )
 
 
@@ -240,20 +251,18 @@ def _check_layer(name: str, layer: LayerRecipe) -> None:
         choice = getattr(layer, slot)
         if choice is not None and not holds(getattr(choice, key)):
             raise InputError(f"{rule}, but {name} has {key}={getattr(choice, key)!r}")
-    if layer.sparsify is not None and layer.sparsify.kind == "2:4":
-        _check_fours(name, layer)
+    if layer.sparsify is not None and layer.sparsify.kind != "channel":
+        _check_zeros(name, layer.sparsify, layer.decompose)
     if layer.decompose is not None:
         _check_decompose(name, layer.decompose)
 
 
-def _check_fours(name: str, layer: LayerRecipe) -> None:
-    assert layer.sparsify is not None
-    if layer.sparsify.ratio != 0.5:
-        raise InputError(f"kind='2:4' must have ratio=0.5, but {name} has ratio={layer.sparsify.ratio!r}")
-    if layer.decompose is not None:
-        raise InputError(
-            f"kind='2:4' must not be decomposed, which undoes it, but {name} has rank={layer.decompose.rank}"
-        )
+def _check_zeros(name: str, sparsify: Sparsify, decompose: Decompose | None) -> None:
+    kind = sparsify.kind
+    if kind == "2:4" and sparsify.ratio != 0.5:
+        raise InputError(f"kind='2:4' must have ratio=0.5, but {name} has ratio={sparsify.ratio!r}")
+    if decompose is not None:
+        raise InputError(f"kind={kind!r} must not be decomposed, which undoes it, but {name} has rank={decompose.rank}")
 
 
 def _check_decompose(name: str, choice: Decompose) -> None:

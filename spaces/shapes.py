@@ -51,6 +51,11 @@ def channels_of(graph: LayerGraph, name: str, ratio_of: Callable[[ChannelGroup],
     return Channels(*counts)
 
 
+def inputs_per_group(layer: Layer, channels: Channels) -> int:
+    """Return the input channels that each output reads; a depthwise convolution has as many groups as channels."""
+    return 1 if layer.groups == layer.in_channels > 1 else channels.inputs // layer.groups
+
+
 def break_even_rank(layer: Layer, channels: Channels) -> float:
     """Return the rank at which the two thinner layers cost as many multiply-accumulates as the layer.
 

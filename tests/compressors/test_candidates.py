@@ -394,8 +394,7 @@ def test_a_recipe_that_does_not_fit_is_refused_as_compress_refuses_it(originals)
     layers = dict(precisions(original).layers)
     for recipe in (
         Recipe(layers, found_for=FoundFor(network="f00d")),
-        Recipe(layers | {"depthwise": LayerRecipe(None, Decompose(4))}),
-        Recipe(layers | {"linear2": LayerRecipe(Sparsify(0.5))}),
+        Recipe(layers | {"dilated": LayerRecipe(Sparsify(0.5))}),
     ):
         with pytest.raises(InputError) as wanted:
             compress(original, recipe)

@@ -1,5 +1,7 @@
 """Conformance: every method, alone and combined, on every kind of layer, is exported as it is simulated.
 
+OpenVINO runs as it does for a user; ONNX Runtime runs what the file says, node by node (see test_export_onnx.py).
+
 The tolerance: a twentieth of one of the 255 steps of the largest output where activations are rounded. There a value
 that lies within float32's error of the middle between two levels may go either way, which moves all of a sample's
 outputs; so each sample must be met by the simulation, or by the simulation with every value that is rounded moved by
@@ -10,16 +12,21 @@ by one entry of METHODS, a new kind of layer by one layer in NETWORKS.
 import itertools
 from dataclasses import dataclass
 
+import onnxruntime
 import openvino
 import pytest
 import torch
+from gulliver.compressors import adaround
 from gulliver.compressors.compress import compress, read_original
 from gulliver.compressors.export import save_openvino, to_openvino
+from gulliver.compressors.export_onnx import save_onnx, to_onnx
 from gulliver.compressors.quantize import QuantizedActivation
+from gulliver.evaluators.size import Size
 from gulliver.spaces.recipe import Decompose, LayerRecipe, Quantize, Recipe, Sparsify
 from torch import nn
 
 BATCH = 16
+CORE = openvino.Core()
 # Shares of a step: an output of some hundred products is off by up to a ten-thousandth of a step in float32.
 NUDGES = (0.0, 1e-5, -1e-5, 3e-5, -3e-5, 1e-4, -1e-4)
 
@@ -70,20 +77,23 @@ METHODS = {
     "sparsify": Sparsify(0.5),
     "reconstruct": Sparsify(0.25, criterion="taylor", reconstruct=True),
     "2:4": Sparsify(0.5, "2:4"),
+    "unstructured": Sparsify(0.6, "unstructured"),
     "svd": Decompose(6),
     "channel_svd": Decompose(6, "channel_svd", data_aware=True),
     "tucker2": Decompose(6, "tucker2", 5),
     "int8": Quantize(),
     "int4": Quantize(4, 8, "mse", False, "mse", None, "gptq", True, True),
+    "adaround": Quantize(3, 8, rounding="adaround"),
 }
 SLOTS = {name: type(choice).__name__.lower() for name, choice in METHODS.items()}
 COMBINATIONS = [
-    *[(name,) for name in METHODS],
+    *[(name,) for name in METHODS if name not in ("unstructured", "adaround")],
     *itertools.product(("sparsify", "reconstruct"), ("channel_svd",), ("int8",)),
     ("reconstruct", "tucker2", "int4"),
     ("sparsify", "svd", "int4"),
     ("2:4", "int8"),
     ("2:4", "int4"),
+    ("unstructured", "adaround"),
 ]
 
 
@@ -115,6 +125,12 @@ def networks():
     return found
 
 
+@pytest.fixture(autouse=True)
+def _learn_briefly(monkeypatch):
+    """What is learned is exported alike however long it takes."""
+    monkeypatch.setattr(adaround, "STEPS", 10)
+
+
 def recipe_of(graph, names):
     """Return the recipe that does the methods to every layer that can take them."""
     prunable = {name for group in graph.channel_groups if not group.not_prunable for name in group.layers}
@@ -131,7 +147,9 @@ def takes(layer, choice, prunable):
     if isinstance(choice, Quantize):
         return True
     if isinstance(choice, Sparsify):
-        return prunable if choice.kind == "channel" else layer.in_channels // layer.groups % 4 == 0
+        if choice.kind == "2:4":
+            return layer.in_channels // layer.groups % 4 == 0
+        return prunable or choice.kind == "unstructured"
     kinds = {"svd": ("conv2d", "linear"), "channel_svd": ("conv1d", "conv2d", "linear")}
     return layer.groups == 1 and layer.kind in kinds.get(choice.kind, ("conv1d", "conv2d"))
 
@@ -143,16 +161,33 @@ def test_what_is_exported_is_what_is_simulated(network, names, networks, tmp_pat
     recipe = recipe_of(original.graph, names)
     assert any(choice != LayerRecipe() for choice in recipe.layers.values()), "no layer takes it"
     model = compress(original, recipe)
-    save_openvino(to_openvino(model, original.task.example_inputs, BATCH), tmp_path / "network.xml", half=False)
     inputs = inputs_of(original.task.example_inputs[0].shape, seed=5)
-    compiled = openvino.Core().compile_model(tmp_path / "network.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    given = torch.from_numpy(compiled([inputs.numpy()])[0].copy())
-    if "quantize" not in map(SLOTS.get, names):
-        assert steps_off(given, simulated(model, inputs, 0.0)).max() <= 255e-4
-        return
-    off = torch.stack([steps_off(given, simulated(model, inputs, share)) for share in NUDGES])
-    assert off.amin(0).max() <= 0.05
-    assert (off[0] <= 0.05).float().mean() > 0.7  # ties are rare
+    shares = NUDGES if "quantize" in map(SLOTS.get, names) else NUDGES[:1]
+    wanted = [simulated(model, inputs, share) for share in shares]
+    converted = to_openvino(model, (inputs,), BATCH)
+    given = {"OpenVINO": run_openvino(converted, inputs, tmp_path), "ONNX": run_onnx(model, inputs, tmp_path)}
+    for name, outputs in given.items():
+        off = torch.stack([steps_off(outputs, it) for it in wanted])
+        assert off.amin(0).max() <= (255e-4 if len(wanted) == 1 else 0.05), name
+        assert (off[0] <= 0.05).float().mean() > 0.7, name  # ties are rare
+    # Beside weights, a file holds a few shapes, which no recipe changes.
+    assert Size(original.graph)(recipe) == pytest.approx(save_openvino(converted, tmp_path / "half.xml"), rel=0.03)
+
+
+def run_openvino(converted, inputs, folder):
+    save_openvino(converted, folder / "network.xml", half=False)
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+    compiled = CORE.compile_model(folder / "network.xml", "CPU", settings)
+    return torch.from_numpy(compiled([inputs.numpy()])[0].copy())
+
+
+def run_onnx(model, inputs, folder):
+    save_onnx(to_onnx(model, (inputs,), BATCH), folder / "network.onnx")
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(folder / "network.onnx", options)
+    return torch.from_numpy(session.run(None, {session.get_inputs()[0].name: inputs.numpy()})[0])
 
 
 def simulated(model, inputs, share):

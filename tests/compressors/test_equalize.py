@@ -57,6 +57,7 @@ class Branching(nn.Module):
     ("network", "names"),
     [
         (Branching(nn.ReLU()), {"second"}),
+        (nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Linear(4, 2)), {"2"}),
         (nn.Sequential(nn.Conv2d(3, 4, 1), nn.SiLU(), nn.Conv2d(4, 2, 1)), {"2"}),
         (nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 1, groups=2)), {"2"}),
         (nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 1)), {"0"}),

@@ -19,13 +19,14 @@ def test_size_is_minimized_in_bytes(block):
 
 
 # Weights of the block: stem 16*16*9 = 2304, conv1 and conv2 4608 each, linear 160; outputs 16 + 32 + 16 + 10 = 74.
+# Where a layer is quantized, its inputs have a range, and all biases take 4 bytes.
 @pytest.mark.parametrize(
     ("choice", "size_bytes"),
     [
         (LayerRecipe(), 2 * (2304 + 4608 + 4608 + 160) + 2 * 74),
-        (LayerRecipe(quantize=INT8), (2304 + 4608 + 4608 + 160) + (4 + 2) * 74),
-        (LayerRecipe(quantize=INT4), (2304 + 4608 + 4608 + 160) // 2 + (4 + 2) * 74),
-        (LayerRecipe(quantize=Quantize(5, 8)), (2304 + 4608 + 4608 + 160) + (4 + 2) * 74),
+        (LayerRecipe(quantize=INT8), (2304 + 4608 + 4608 + 160) + (4 + 4) * 74 + 4 * 4),
+        (LayerRecipe(quantize=INT4), (2304 + 4608 + 4608 + 160) // 2 + (4 + 4) * 74 + 4 * 4),
+        (LayerRecipe(quantize=Quantize(5, 8)), (2304 + 4608 + 4608 + 160) + (4 + 4) * 74 + 4 * 4),
     ],
 )
 def test_weights_scales_and_biases_are_counted_by_hand(choice, size_bytes, block):
@@ -39,12 +40,12 @@ def test_removed_channels_take_no_bytes(block):
 
 
 def test_a_split_layer_takes_the_bytes_of_its_halves(block):
-    # conv1 at rank 8: 8*16*3 + 32*8*3 = 1152 weights; 8 + 32 scales where they are integers.
+    # conv1 at rank 8: 8*16*3 + 32*8*3 = 1152 weights; 8 + 32 scales where they are integers, and three ends of ranges.
     others = 2 * (2304 + 4608 + 160) + 2 * (74 - 32)
     whole = recipe_of(block, conv1=LayerRecipe(None, Decompose(8)))
     assert Size(block)(whole) == others + 2 * 1152 + 2 * 32
     quantized = recipe_of(block, conv1=LayerRecipe(None, Decompose(8), INT8))
-    assert Size(block)(quantized) == others + 1152 + 4 * 40 + 2 * 32
+    assert Size(block)(quantized) == others + 2 * (74 - 32) + 1152 + 4 * 40 + 4 * 32 + 4 * 3
 
 
 @pytest.mark.parametrize(
@@ -59,14 +60,35 @@ def test_every_kind_of_split_takes_the_bytes_of_its_parts(choice, weights, scale
     def size(decompose):
         return Size(block)(recipe_of(block, conv1=LayerRecipe(None, decompose, INT8)))
 
-    assert size(choice) - size(None) == (weights - 4608) + 4 * (scales - 32)
+    parts = 3 if choice.kind == "tucker2" else 2
+    assert size(choice) - size(None) == (weights - 4608) + 4 * (scales - 32) + 4 * (2 * parts - 2)
 
 
 def test_every_group_of_weights_has_a_scale(block):
     def size(group_size):
         return Size(block)(recipe_of(block, linear=LayerRecipe(quantize=Quantize(4, 8, group_size=group_size))))
 
-    assert size(4) - size(None) == 4 * (160 // 4 - 10)
+    # Their inputs stay in floating point, and have no range.
+    assert size(4) - size(None) == 4 * (160 // 4 - 10 - 1)
+
+
+@pytest.mark.parametrize(("kind", "largest"), [("svd", 48), ("channel_svd", 32), ("tucker2", 32)])
+def test_no_rank_is_larger_than_that_of_the_layer(kind, largest, block):
+    def size(rank):
+        return Size(block)(recipe_of(block, conv1=LayerRecipe(None, Decompose(rank, kind), INT8)))
+
+    assert size(largest - 1) < size(largest) == size(largest + 1) == size(1000)
+
+
+def test_corrected_biases_are_those_of_all_parts_whether_the_layer_had_one_or_not():
+    network = nn.Sequential(nn.Linear(8, 8, bias=False), nn.ReLU(), nn.Linear(8, 8, bias=False)).eval()
+    graph = trace(network, (torch.zeros(1, 8),))
+
+    def size(correct_bias):
+        choice = LayerRecipe(None, Decompose(3), Quantize(correct_bias=correct_bias))
+        return Size(graph)(Recipe({"0": choice, "2": LayerRecipe()}))
+
+    assert size(True) - size(False) == 4 * (3 + 8)
 
 
 def test_a_depthwise_convolution_has_one_input_per_output():
@@ -77,12 +99,16 @@ def test_a_depthwise_convolution_has_one_input_per_output():
     assert Size(graph)(thinned) == 2 * (24 + 72 + 32) + 2 * 20
 
 
-@pytest.mark.parametrize("quantized", [None, INT8, INT4])
-def test_modelled_bytes_are_those_of_the_exported_weights(quantized, tmp_path):
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [(None, None), (INT8, INT8), (INT4, INT4), (INT8, None), (None, INT4), (INT4, INT8)],
+    ids=str,
+)
+def test_modelled_bytes_are_those_of_the_exported_weights(first, second, tmp_path):
     network = nn.Sequential(nn.Conv2d(64, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3)).eval()
     inputs = torch.randn(1, 64, 6, 6)
     graph = trace(network, (inputs,))
-    recipe = recipe_of(graph, LayerRecipe(quantize=quantized))
-    save_openvino(to_openvino(quantize(network, recipe, [(inputs,)]), (inputs,), 1), tmp_path / "network.xml")
-    stored = (tmp_path / "network.bin").stat().st_size
-    assert Size(graph)(recipe) == pytest.approx(stored, rel=0.03)
+    recipe = Recipe({"0": LayerRecipe(quantize=first), "2": LayerRecipe(quantize=second)})
+    model = quantize(network, recipe, [(inputs,)])
+    stored = save_openvino(to_openvino(model, (inputs,), 1), tmp_path / "network.xml")
+    assert Size(graph)(recipe) == pytest.approx(stored, rel=0.001)

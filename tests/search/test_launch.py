@@ -1,5 +1,6 @@
 import pytest
 from gulliver.search.launch import check, compose, expand
+from gulliver.spaces.recipe import LayerRecipe, Recipe
 from gulliver.tasks.errors import InputError
 
 
@@ -37,6 +38,13 @@ def test_a_mistake_in_a_search_is_one_line_that_names_the_key_and_the_choices(ov
 def test_a_recipe_must_be_given(command):
     with pytest.raises(InputError, match="recipe must be given, as in recipe=FILE"):
         check(command, [])
+
+
+def test_a_format_that_is_not_known_is_refused_with_those_that_are(tmp_path):
+    Recipe({"0": LayerRecipe()}).save(tmp_path / "recipe.yaml")
+    with pytest.raises(InputError, match=r"^formats must be a list of openvino or onnx, but is \['tflite'\]$"):
+        check("apply", [f"recipe={tmp_path / 'recipe.yaml'}", "formats=[tflite]"])
+    assert check("apply", [f"recipe={tmp_path / 'recipe.yaml'}", "formats=[openvino,onnx]"]).formats[1] == "onnx"
 
 
 def test_a_recipe_that_is_not_there_is_named():

@@ -1,6 +1,8 @@
 """A search on a chip that is not here: nothing is measured, and nothing that is modelled is called measured."""
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import pandas
 import pytest
@@ -13,8 +15,10 @@ from gulliver.search.report import draw_front
 from gulliver.search.sensitivity import SensitivitySettings
 from gulliver.search.settings import FinalistSettings, TrialSettings
 from gulliver.search.tracking import TrackingSettings
+from gulliver.spaces.recipe import LayerRecipe, Quantize, Sparsify
 from gulliver.spaces.recipe_file import read_recipe
 from gulliver.spaces.space import SpaceOptions, untouched
+from gulliver.spaces.trace import trace
 from gulliver.tasks.digits_cnn import DigitsCNN
 from gulliver.tasks.moe_block import MoeBlock
 from matplotlib.figure import Figure
@@ -116,5 +120,22 @@ def test_the_recipe_is_applied_without_measuring(searched, tmp_path):
     known = apply_recipe(result.best.recipe, task, CHIP, tmp_path, said.append)
     assert known["recipe"].accuracy_test == pytest.approx(result.best.measured.accuracy_test)
     assert known["recipe"].latency_ms == pytest.approx(result.best.measured.latency_ms)
-    assert all("ms modelled" in line for line in said[:-1])
+    assert all("ms modelled" in line for line in said[:-2])
     assert "modelled_latency_ms" in json.loads((tmp_path / "apply.json").read_text())["recipe"]
+
+
+def test_what_a_layer_cannot_take_is_said_and_written_into_the_recipe_that_was_applied(searched, tmp_path):
+    task, result, _ = searched
+    best = result.best.recipe
+    last = list(trace(task.model, task.example_inputs).layers)[-1]
+    asked = replace(best, layers={**best.layers, last: LayerRecipe(Sparsify(0.5), None, Quantize())})
+    said = []
+    apply_recipe(asked, task, CHIP, tmp_path, said.append, ("openvino", "onnx"))
+    reason = "no channels are removed: of its group, its channels are the network's outputs"
+    assert said[0] == f"{last}: {reason}"
+    applied = read_recipe(tmp_path / "recipe.yaml").layers[last]
+    assert applied == LayerRecipe(quantize=Quantize())
+    assert applied.fallback == reason
+    assert said[-1].startswith("ONNX model  ")
+    weights = sum(module.weight.numel() for module in task.model.modules() if hasattr(module, "weight"))
+    assert 0 < Path(said[-1].split()[-1]).stat().st_size < 8 * weights

@@ -22,6 +22,7 @@ OTHER = {
         "rounding": {"rounding": "gptq"},
         "equalize": {"equalize": True},
         "correct_bias": {"correct_bias": True},
+        "smooth": {"smooth": 0.5},
     },
 }
 PLAIN_FIELDS = {"sparsify": {"ratio"}, "decompose": {"rank"}, "quantize": {"weight_bits", "activation_bits"}}

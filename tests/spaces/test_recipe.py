@@ -84,6 +84,7 @@ def test_a_copied_or_pickled_recipe_is_the_same_with_all_that_equality_leaves_ou
 
 
 RATIO = "`0 <= ratio < 1` must hold"
+SPARSITY = "`kind` must be 'channel' or '2:4' or 'unstructured'"
 CRITERION = "`criterion` must be 'magnitude' or 'batch_norm_scale' or 'taylor' or 'fisher'"
 KIND = "`kind` must be 'svd' or 'channel_svd' or 'tucker2'"
 RANK = "`rank >= 1` must hold, whole"
@@ -105,7 +106,11 @@ ACTIVATION = "`4 <= activation_bits <= 16` must hold, whole"
             LayerRecipe(Sparsify(0.5, "2:4"), Decompose(3)),
             f"kind='2:4' must not be decomposed, which undoes it, but {LAYER} has rank=3",
         ),
-        (LayerRecipe(Sparsify(0.5, "block")), f"`kind` must be 'channel' or '2:4', but {LAYER} has kind='block'"),
+        (
+            LayerRecipe(Sparsify(0.3, "unstructured"), Decompose(3)),
+            f"kind='unstructured' must not be decomposed, which undoes it, but {LAYER} has rank=3",
+        ),
+        (LayerRecipe(Sparsify(0.5, "block")), f"{SPARSITY}, but {LAYER} has kind='block'"),
         (LayerRecipe(Sparsify(0.5, criterion="luck")), f"{CRITERION}, but {LAYER} has criterion='luck'"),
         (
             LayerRecipe(Sparsify(0.5, reconstruct=1)),
@@ -126,6 +131,10 @@ ACTIVATION = "`4 <= activation_bits <= 16` must hold, whole"
         (
             LayerRecipe(None, Decompose(4, "tucker2", data_aware=True)),
             f"kind='tucker2' must not be `data_aware`, but {LAYER} has both",
+        ),
+        (
+            LayerRecipe(None, None, Quantize(smooth=1.5)),
+            f"`0 <= smooth <= 1` must hold, or it be left out, but {LAYER} has smooth=1.5",
         ),
         (LayerRecipe(None, None, Quantize(1)), f"{WEIGHT}, but {LAYER} has weight_bits=1"),
         (LayerRecipe(None, None, Quantize(9)), f"{WEIGHT}, but {LAYER} has weight_bits=9"),
