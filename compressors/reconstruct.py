@@ -7,6 +7,7 @@ squares of each layer's outputs in the original network on its inputs in the thi
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,11 +20,23 @@ from torch import Tensor, nn
 
 # Share of the inputs' mean square that draws the weights to those that were kept.
 _RIDGE = 1e-3
-# Equations for each unknown, and the least number of samples that they are spread over.
+# Equations for each unknown: so many are enough, with fewer than these a layer is not solved.
 _EQUATIONS = 32
-_SAMPLES = 128
+_LEAST_EQUATIONS = 2
+# The least number of samples that the equations are spread over, and the most that are run.
+_LEAST_SAMPLES = 128
+_MOST_SAMPLES = 512
 
 Removed = Mapping[tuple[str, str], Collection[int]]
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """Some output positions of a layer in the original network, (rows, outputs), and which these are."""
+
+    samples: slice
+    rows: slice
+    outputs: Tensor
 
 
 def reconstruct(
@@ -37,18 +50,18 @@ def reconstruct(
     """Solve in place, in order of execution, the layers that read channels which the recipe removes and reconstructs.
 
     `removed` gives the indices that each (layer, side) of the model has lost to the original. Calibration inputs of
-    another shape than the first are not used. A layer that runs more than once keeps its weights.
+    another shape than the first are not used. A layer that runs more than once or has too few equations stays as it is.
     """
     chosen = _readers(graph, recipe, removed)
     if not chosen:
         return model
     inputs = _joined(calibration)
-    wanted = _outputs(original, chosen, inputs)
+    wanted = _wanted(original, chosen, inputs)
 
     def solve(name: str, layer: CompressibleLayer, values: Tensor) -> None:
         if len(wanted[name]) == 1:
             kept = [at for at in range(graph.layers[name].out_channels) if at not in removed.get((name, "out"), ())]
-            _solve(layer, *_equations(layer, values, wanted[name].pop(), kept))
+            _solve(layer, values, wanted[name].pop(), kept)
 
     # Solved just before it runs, a layer's own outputs are those that the next one is solved for.
     with torch.no_grad(), _before_each(model, chosen, solve):
@@ -71,16 +84,16 @@ def _joined(calibration: Iterable[Inputs]) -> Inputs:
     batches = [*calibration]
     shapes = [tuple(tensor.shape[1:] for tensor in inputs) for inputs in batches]
     alike = [inputs for inputs, shape in zip(batches, shapes, strict=True) if shape == shapes[0]]
-    return tuple(torch.cat(tensors) for tensors in zip(*alike, strict=True))
+    return tuple(torch.cat(tensors)[:_MOST_SAMPLES] for tensors in zip(*alike, strict=True))
 
 
-def _outputs(original: nn.Module, names: Collection[str], inputs: Inputs) -> dict[str, list[Tensor]]:
+def _wanted(original: nn.Module, names: Collection[str], inputs: Inputs) -> dict[str, list[_Wanted]]:
     """Return what every call of each layer gives."""
-    found: dict[str, list[Tensor]] = defaultdict(list)
+    found: dict[str, list[_Wanted]] = defaultdict(list)
     layers = {original.get_submodule(name): name for name in names}
 
-    def keep(layer: nn.Module, _: Any, outputs: Tensor) -> None:
-        found[layers[layer]].append(outputs)
+    def keep(layer: Any, _: Any, outputs: Tensor) -> None:
+        found[layers[layer]].append(_sampled(layer, outputs))
 
     handles = [layer.register_forward_hook(keep) for layer in layers]
     try:
@@ -90,6 +103,17 @@ def _outputs(original: nn.Module, names: Collection[str], inputs: Inputs) -> dic
         for handle in handles:
             handle.remove()
     return found
+
+
+def _sampled(layer: CompressibleLayer, outputs: Tensor) -> _Wanted:
+    """Return evenly spread positions of evenly spread samples, as many as the layer's unknowns need."""
+    needed = _EQUATIONS * (layer.weight[0].numel() + 1)
+    positions = len(outputs_as_rows(layer, outputs[:1]))
+    samples = slice(None, None, max(1, len(outputs) // max(_LEAST_SAMPLES, -(-needed // positions))))
+    values = outputs_as_rows(layer, outputs[samples])
+    rows = slice(None, None, max(1, len(values) // needed))
+    # A copy, because the outputs of all layers together may take more memory than there is.
+    return _Wanted(samples, rows, values[rows].clone())
 
 
 @contextmanager
@@ -108,27 +132,16 @@ def _before_each(model: nn.Module, names: Collection[str], act: Any) -> Iterator
             handle.remove()
 
 
-def _equations(layer: CompressibleLayer, values: Tensor, outputs: Tensor, kept: list[int]) -> tuple[Tensor, Tensor]:
-    """Return (inputs, inputs) and (inputs, outputs): the products of what is read with itself and with what is wanted.
-
-    A last input that is always one stands for the bias, where the layer has one.
-    """
-    unknowns = layer.weight[0].numel() + (layer.bias is not None)
-    positions = len(outputs_as_rows(layer, outputs[:1]))
-    needed = max(_SAMPLES, -(-_EQUATIONS * unknowns // positions))
-    samples = slice(None, None, max(1, len(values) // needed))
-    read, wanted = patches(layer, values[samples])[0], outputs_as_rows(layer, outputs[samples])[:, kept]
-    rows = slice(None, None, max(1, len(read) // (_EQUATIONS * unknowns)))
-    read, wanted = read[rows], wanted[rows]
+def _solve(layer: CompressibleLayer, values: Tensor, wanted: _Wanted, kept: list[int]) -> None:
+    """Set the layer's weights and bias to give `wanted.outputs[:, kept]` on these values, as nearly as they can."""
+    weights, read = weight_matrix(layer)[0], patches(layer, values[wanted.samples])[0][wanted.rows]
     if layer.bias is not None:
-        read = torch.cat([read, torch.ones(len(read), 1)], 1)
-    return (read.T @ read).double(), (read.T @ wanted).double()
-
-
-def _solve(layer: CompressibleLayer, squares: Tensor, products: Tensor) -> None:
-    weights = weight_matrix(layer)[0]
-    if layer.bias is not None:
+        # A last input that is always one stands for the bias.
         weights = torch.cat([weights, layer.bias.detach()[:, None]], 1)
+        read = torch.cat([read, torch.ones(len(read), 1)], 1)
+    if len(read) < _LEAST_EQUATIONS * read.shape[1]:
+        return
+    squares, products = (read.T @ read).double(), (read.T @ wanted.outputs[:, kept]).double()
     ridge = _RIDGE * squares.diagonal().mean()
     # An input that is always zero needs the ridge even where all are.
     stable = squares + ridge.clamp_min(1e-12) * torch.eye(len(squares), dtype=squares.dtype)

@@ -93,3 +93,33 @@ def test_a_layer_whose_own_channels_are_removed_too_is_solved_for_those_that_sta
     model = compress(original, recipe)
     assert model.get_submodule("dilated").weight.shape == (12, 8, 3, 3)
     assert model(images_of(2, seed=1)).isfinite().all()
+
+
+def test_a_layer_with_fewer_than_two_equations_an_unknown_keeps_its_weights():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3, bias=False)).eval()
+    recipe = Recipe({"0": LayerRecipe(Sparsify(0.5, reconstruct=True)), "2": LayerRecipe()})
+    calibration = torch.randn(8, 5)
+    kept = sorted(rank_channels(network, (calibration,))["0"][4:])
+    # Four inputs remain: eight samples give two equations for each, seven do not.
+    few, enough = (thinned(network, recipe, [(calibration[:count],)]) for count in (7, 8))
+    assert torch.equal(few[2].weight, network[2].weight[:, kept])
+    assert not torch.equal(enough[2].weight, network[2].weight[:, kept])
+
+
+def test_a_layer_that_runs_twice_keeps_its_weights():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.shared = nn.Linear(4, 6), nn.Linear(6, 6)
+
+        def forward(self, values):
+            return self.shared(torch.relu(self.shared(torch.relu(self.first(values)))))
+
+    torch.manual_seed(0)
+    network = Twice().eval()
+    recipe = Recipe({"first": LayerRecipe(Sparsify(0.5, reconstruct=True)), "shared": LayerRecipe()})
+    inputs = torch.randn(64, 4)
+    graph = trace(network, (inputs,))
+    model = reconstruct(copy.deepcopy(network), network, graph, recipe, {("shared", "in"): {0}}, [(inputs,)])
+    assert torch.equal(model.shared.weight, network.shared.weight)
