@@ -9,7 +9,7 @@ from gulliver.evaluators.divergence import kl_divergence, mean_divergence
 from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
 from gulliver.evaluators.taylor import taylor_losses
 from gulliver.spaces.recipe import Decompose, LayerRecipe, Quantize, Recipe, Sparsify
-from gulliver.spaces.space import Space
+from gulliver.spaces.space import Space, SpaceOptions
 from gulliver.tasks.errors import InputError
 from scipy.stats import spearmanr
 from torch import nn
@@ -228,7 +228,7 @@ def test_what_is_not_estimated_is_refused():
 
 
 def test_choices_of_a_trained_network_are_ordered_as_their_measured_divergences_are(digits_original):
-    space = Space(digits_original.graph, CpuOpenvino().capabilities)
+    space = Space(digits_original.graph, CpuOpenvino().capabilities, SpaceOptions(reconstruct=False))
     recipes = [space.decode({it.name: rung}) for it in space.dimensions for rung in range(1, it.rungs)]
     candidates = Candidates(digits_original)
     inputs, outputs = digits_original.calibration, digits_original.outputs
