@@ -1,4 +1,4 @@
-"""The main job on real parts: digits, Optuna in SQLite, MLflow in SQLite, OpenVINO on this CPU."""
+"""The main job on real parts: digits, Optuna's journal, MLflow in SQLite, OpenVINO on this CPU."""
 
 import json
 import os
@@ -17,6 +17,7 @@ QUICK = [
     "task=digits_cnn",
     "trials=12",
     "finalists.count=2",
+    "finalists.other_drops=[0.5]",
     "finalists.finetune.epochs=1",
     "trial.finetune.steps=4",
     "target.calibration_networks=2",
@@ -92,6 +93,15 @@ def test_every_trial_and_the_front_are_in_the_tables(searched):
     assert members["accuracy_search"].is_monotonic_increasing
     assert set(members["recipe_key"]) <= set(trials["recipe_key"])
     assert len(list((out / "recipes").glob("front-*.yaml"))) == len(members)
+
+
+def test_the_fastest_finalist_within_another_drop_is_marked_and_has_a_recipe_of_its_own(searched):
+    out, stdout = searched
+    (line,) = [it for it in stdout.splitlines() if it.endswith("  within 0.5")]
+    fastest = read_recipe(out / "recipes" / "within-0.5.yaml")
+    assert line.startswith(f"recipe {fastest.key[:8]}")
+    best = read_recipe(out / "recipes" / "best.yaml")
+    assert fastest.found_for.measured["latency_ms"] <= best.found_for.measured["latency_ms"]
 
 
 def test_the_recipe_says_what_it_was_found_for(searched):
