@@ -35,7 +35,7 @@ def to_onnx(model: nn.Module, example_inputs: tuple[Tensor, ...], batch: int) ->
     inputs = tuple(of_batch(tensor, batch) for tensor in example_inputs)
     buffer: Any = BytesIO()
     with torch.no_grad(), warnings.catch_warnings(), _adaptive_pooling():
-        # Deprecated in torch 2.13, but its other exporter needs a further package and a hundred times as long.
+        # Deprecated in torch 2.13, but its other exporter needs a further package (onnxscript).
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         torch.onnx.export(_exportable(model), inputs, buffer, dynamo=False, opset_version=_TORCH_OPSET)
     exported = onnx.load_from_string(buffer.getvalue())
