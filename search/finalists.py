@@ -13,6 +13,8 @@ from gulliver.spaces.recipe import Recipe
 from gulliver.tasks.errors import InputError
 
 MEASURED = "measured"
+# Digits of a drop that are more than the rounding of a difference.
+_DIGITS = 9
 
 
 @dataclass(frozen=True)
@@ -140,9 +142,10 @@ def likely_drop(exported: Exported, baseline: Exported, budget: Budget) -> float
 
 
 def within_budget(measured: Measured, baseline: Measured, budget: Budget) -> bool:
-    """Say whether a measured network keeps the budget on the test split."""
+    """Say whether a measured network keeps the budget on the test split; what loses just the most does."""
+    drop = baseline.accuracy_test - measured.accuracy_test
     return (
-        baseline.accuracy_test - measured.accuracy_test <= budget.max_drop
+        round(drop, _DIGITS) <= budget.max_drop
         and measured.latency_ms <= (budget.max_latency_ms or float("inf"))
         and measured.size_bytes <= (budget.max_size_bytes or float("inf"))
     )

@@ -102,6 +102,12 @@ def test_latency_and_size_are_part_of_the_budget(budget):
     assert within_budget(measured(0.91, 1.5, 999), measured(0.91, 9.0), budget)
 
 
+def test_what_loses_just_the_budget_keeps_it():
+    # In floating point 0.9192 - 0.9092 is more than 0.01.
+    assert within_budget(measured(0.9092, 1.0), measured(0.9192, 9.0), Budget(max_drop=0.01))
+    assert not within_budget(measured(0.9091, 1.0), measured(0.9192, 9.0), Budget(max_drop=0.01))
+
+
 def exported(accuracy_search, standard_error=0.0, size_bytes=1000):
     return Exported("model.xml", accuracy_search, 0.0, size_bytes, "bfloat16", standard_error)
 
