@@ -20,6 +20,8 @@ from torch import nn
     ],
 )
 def test_the_share_of_weights_is_zero_and_outputs_stay_nearer_than_by_magnitude(layer, shape, ratio):
+    torch.manual_seed(0)
+    layer.reset_parameters()
     network = nn.Sequential(copy.deepcopy(layer))
     inputs = torch.randn(shape, generator=torch.Generator().manual_seed(0)) + 1
     sparsify_anywhere(network, Recipe({"0": LayerRecipe(Sparsify(ratio, "unstructured"))}), [(inputs,)])
