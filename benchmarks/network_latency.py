@@ -7,17 +7,15 @@ scales its own; `mean_error_unscaled` that of what the model says. Kernel times 
 are there. Writes benchmarks/results/network_latency.csv.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from random import Random
 
 import torch
 from gulliver.compressors.compress import Original, read_original
-from gulliver.evaluators.latency.calibration import calibrate_space, measure_recipes
+from gulliver.evaluators.latency.calibration import calibrate_space, measure_recipes, random_recipe
 from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
 from gulliver.evaluators.latency.prediction_error import prediction_error
-from gulliver.spaces.recipe import Recipe
 from gulliver.spaces.space import Space, untouched
 from gulliver.tasks.fashion_resnet import FashionResNet
 from gulliver.tasks.fashion_wide_resnet import FashionWideResNet
@@ -59,7 +57,8 @@ def compare(original: Original, target: CpuOpenvino) -> Result:
     """Return how far predictions of random recipes are from their measured latencies."""
     space = Space(original.graph, target.capabilities)
     model = calibrate_space(target, original, space)
-    recipes = [untouched(original.graph), *random_recipes(space)]
+    random = Random(SEED)
+    recipes = [untouched(original.graph), *(random_recipe(space, random) for _ in range(RECIPES))]
     predicted = [model.total_ms(target.lower(original.graph, recipe)) for recipe in recipes]
     measured = [1e3 * seconds for seconds in measure_recipes(target, original, recipes)]
     scale = measured[0] / predicted[0]
@@ -73,15 +72,6 @@ def compare(original: Original, target: CpuOpenvino) -> Result:
         error.rank_correlation and round(error.rank_correlation, 4),
         round(unscaled.mean, 4),
     )
-
-
-def random_recipes(space: Space) -> Sequence[Recipe]:
-    """Return recipes whose every choice is drawn with equal chances."""
-    random = Random(SEED)
-    return [
-        space.decode({dimension.name: random.randrange(dimension.rungs) for dimension in space.dimensions})
-        for _ in range(RECIPES)
-    ]
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from gulliver.compressors.layer_inputs import CompressibleLayer, calls_of, product_sums
+from gulliver.compressors.layer_inputs import CompressibleLayer, input_products
 from gulliver.spaces.recipe import Decompose, Recipe
 from gulliver.tasks.errors import InputError
 from gulliver.tasks.protocol import Inputs
@@ -94,7 +94,7 @@ def _names(types: tuple[type[nn.Module], ...]) -> str:
 def _products(model: nn.Module, name: str, calibration: Sequence[Inputs]) -> Tensor:
     layer = model.get_submodule(name)
     assert isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear)
-    return product_sums(layer, (values for values, _ in calls_of(model, name, calibration)))[0]
+    return input_products(model, name, calibration)[0]
 
 
 def _split_linear(layer: nn.Linear, left: Tensor, right: Tensor) -> nn.Sequential:

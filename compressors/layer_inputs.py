@@ -52,6 +52,12 @@ def product_sums(layer: CompressibleLayer, inputs: Iterable[Tensor]) -> Tensor:
     return sums
 
 
+def input_products(model: nn.Module, name: str, calibration: Iterable[Inputs]) -> Tensor:
+    """Return `product_sums` of what one layer of the model reads on the calibration inputs."""
+    layer: Any = model.get_submodule(name)
+    return product_sums(layer, (values for values, _ in calls_of(model, name, calibration)))
+
+
 def calls_of(model: nn.Module, name: str, calibration: Iterable[Inputs]) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the input and the output of every call of one layer on the calibration inputs."""
     calls: list[tuple[Tensor, Tensor]] = []

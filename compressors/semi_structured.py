@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from gulliver.compressors.layer_inputs import CompressibleLayer, calls_of, product_sums, weight_matrix
+from gulliver.compressors.layer_inputs import CompressibleLayer, input_products, weight_matrix
 from gulliver.compressors.second_order import halve_rows
 from gulliver.spaces.recipe import Recipe
 from gulliver.tasks.errors import InputError
@@ -25,7 +25,7 @@ def sparsify_in_fours(model: nn.Module, recipe: Recipe, calibration: Sequence[In
             assert isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear)
             if (reason := why_not_in_fours(layer.weight.shape[1])) is not None:
                 raise InputError(f"{name} cannot have kind='2:4': {reason}")
-            _halve(layer, product_sums(layer, (values for values, _ in calls_of(model, name, calibration))))
+            _halve(layer, input_products(model, name, calibration))
     return model
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from gulliver.compressors.layer_inputs import calls_of, product_sums, weight_matrix
+from gulliver.compressors.layer_inputs import input_products, weight_matrix
 from gulliver.compressors.second_order import zero_rows
 from gulliver.spaces.recipe import Recipe
 from gulliver.tasks.protocol import Inputs
@@ -19,7 +19,7 @@ def sparsify_anywhere(model: nn.Module, recipe: Recipe, calibration: Sequence[In
         if choice.sparsify is not None and choice.sparsify.kind == "unstructured":
             layer = model.get_submodule(name)
             assert isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear)
-            products = product_sums(layer, (values for values, _ in calls_of(model, name, calibration)))
+            products = input_products(model, name, calibration)
             pairs = zip(weight_matrix(layer), products, strict=True)
             zeroed = torch.stack([zero_rows(*pair, choice.sparsify.ratio) for pair in pairs])
             with torch.no_grad():

@@ -150,7 +150,7 @@ def calibrate_calls(
 ) -> CpuLatencyModel:
     """Return the latency model, fitted to recipes of the space, with the calls' kernels measured."""
     random = Random(_SEED)  # noqa: S311 - draws of recipes, no secrets
-    recipes = [*_uniform_recipes(space), *(_random_recipe(space, random) for _ in range(target.calibration_networks))]
+    recipes = [*_uniform_recipes(space), *(random_recipe(space, random) for _ in range(target.calibration_networks))]
     # All at once, so that a drift of the machine's speed meets all kernels alike.
     kernel_table(target).require(_compute_kernels(calls))
     return calibrate(target, original, recipes)
@@ -160,7 +160,8 @@ def _uniform_recipes(space: Space) -> list[Recipe]:
     return [space.uniform(quantized=False), space.uniform(), space.uniform(0.5)]
 
 
-def _random_recipe(space: Space, random: Random) -> Recipe:
+def random_recipe(space: Space, random: Random) -> Recipe:
+    """Return a recipe whose every choice is drawn with equal chances."""
     return space.decode({dimension.name: random.randrange(dimension.rungs) for dimension in space.dimensions})
 
 
