@@ -30,6 +30,7 @@ class Tracker:
     _experiment_id: str = ""
     _parent: str = ""
     _logged: set[int] = field(default_factory=set)
+    _summary: Mapping[str, float] = field(default_factory=dict)
     _warned: bool = False
 
     @property
@@ -43,7 +44,7 @@ class Tracker:
             self._guard(lambda: self._start(name, parameters))
 
     def log_trial(self, candidate: Candidate, summary: Mapping[str, float]) -> None:
-        """Log one trial as a nested run, unless it is logged already, and the search's state after it on the parent."""
+        """Log a trial as a nested run, unless it is there already, and on the parent what it changed of the search."""
         if self._parent and candidate.trial not in self._logged:
             self._guard(lambda: self._log_trial(candidate, summary))
 
@@ -99,7 +100,10 @@ class Tracker:
         run = self._client.create_run(self._experiment_id, run_name=f"trial-{candidate.trial:04d}", tags=tags)
         self._client.log_batch(run.info.run_id, metrics=_metrics(values, candidate.trial))
         self._client.set_terminated(run.info.run_id, "FINISHED" if scores.valid else "FAILED")
-        self._client.log_batch(self._parent, metrics=_metrics(summary, candidate.trial))
+        changed = {name: value for name, value in summary.items() if self._summary.get(name) != value}
+        if changed:
+            self._client.log_batch(self._parent, metrics=_metrics(changed, candidate.trial))
+        self._summary = dict(summary)
         self._logged.add(candidate.trial)
 
     def _finish(self, metrics: Mapping[str, float], artifacts: Path, names: list[str]) -> None:

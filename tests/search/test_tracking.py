@@ -21,11 +21,11 @@ def candidate(trial, accuracy=0.9):
     return Candidate(trial, Recipe({"layer": LayerRecipe()}), Scores(accuracy, 2.0, 100.0), 0.0, "tpe")
 
 
-def runs(tracker):
+def runs(tracker, experiment_name="gulliver"):
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(tracker.uri)
-    experiment = client.get_experiment_by_name("gulliver")
+    experiment = client.get_experiment_by_name(experiment_name)
     found = client.search_runs([experiment.experiment_id])
     parents = [run for run in found if "mlflow.parentRunId" not in run.data.tags]
     return client, parents, [run for run in found if "mlflow.parentRunId" in run.data.tags]
@@ -47,6 +47,19 @@ def test_a_search_is_one_parent_run_with_a_nested_run_a_trial(out):
     ]
     assert next(run for run in trials if run.data.tags["gulliver.trial"] == "0").data.metrics["latency_ms"] == 2.0
     assert {it.path for it in client.list_artifacts(parents[0].info.run_id)} == {"recipes", "front.csv"}
+
+
+def test_what_a_trial_does_not_change_is_not_logged_on_the_parent_run_again(out):
+    tracker = Tracker(TrackingSettings(experiment="unchanged"), out.parent / "unchanged")
+    tracker.start("digits", {})
+    for number, front_size in enumerate((1.0, 1.0, 2.0)):
+        tracker.log_trial(candidate(number), {"front_size": front_size, "hypervolume": 0.5})
+    client, (parent,), _ = runs(tracker, "unchanged")
+    steps = {
+        name: [(it.step, it.value) for it in client.get_metric_history(parent.info.run_id, name)]
+        for name in ("front_size", "hypervolume")
+    }
+    assert steps == {"front_size": [(0, 1.0), (2, 2.0)], "hypervolume": [(0, 0.5)]}
 
 
 def test_a_resumed_search_goes_on_with_its_parent_run_and_logs_no_trial_twice(out):
