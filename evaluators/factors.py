@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +24,43 @@ class Factor:
             raise ValueError(f"a table of {self.table.ndim} axes cannot be over {len(self.variables)} variables")
 
 
+@dataclass(frozen=True, eq=False)
+class TableSum:
+    """Many factors to be added up many times: their tables laid end to end, so that all are looked up at once."""
+
+    factors: Sequence[Factor]
+
+    def at(self, rungs: Rungs) -> Costs:
+        """Return shape (recipes,): the sum of all tables at rungs of shape (recipes, variables)."""
+        places = np.broadcast_to(self._starts, (len(rungs), len(self._starts)))
+        for variables, strides in self._axes:
+            places = places + rungs[:, variables] * strides
+        # Laid out by recipe, each one's sum is rounded alike, however many there are: budgets go by the last digit.
+        return np.asarray(np.ascontiguousarray(self._costs[places]).sum(axis=1))
+
+    @cached_property
+    def _costs(self) -> Costs:
+        return np.concatenate([np.zeros(0), *(it.table.ravel() for it in self.factors)])
+
+    @cached_property
+    def _starts(self) -> Rungs:
+        return np.cumsum([0, *(it.table.size for it in self.factors)])[:-1]
+
+    @cached_property
+    def _axes(self) -> list[tuple[Rungs, Rungs]]:
+        """For each axis of the tables, the variable that it is over and how far its rungs lie apart, 0 for no axis."""
+        most = max((it.table.ndim for it in self.factors), default=0)
+        padding = [(0,) * (most - it.table.ndim) for it in self.factors]
+        variables = [it.variables + none for it, none in zip(self.factors, padding, strict=True)]
+        strides = [_strides(it.table.shape) + none for it, none in zip(self.factors, padding, strict=True)]
+        columns = zip(zip(*variables, strict=True), zip(*strides, strict=True), strict=True)
+        return [(np.array(over, dtype=np.intp), np.array(apart, dtype=np.intp)) for over, apart in columns]
+
+
+def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(prod(shape[axis + 1 :]) for axis in range(len(shape)))
+
+
 def total(factors: Sequence[Factor], rungs: Rungs) -> Costs:
     """Return shape (recipes,): the sum of all tables at rungs of shape (recipes, variables)."""
-    costs = np.zeros(len(rungs))
-    for factor in factors:
-        costs += factor.table[tuple(rungs[:, variable] for variable in factor.variables)]
-    return costs
+    return TableSum(factors).at(rungs)

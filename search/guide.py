@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
-from gulliver.evaluators.factors import Costs, Factor, Rungs, total
+from gulliver.evaluators.factors import Costs, Factor, Rungs, TableSum
 from gulliver.search.problem import Problem
 from gulliver.search.solve import Solution, pareto
 
@@ -46,14 +46,14 @@ class Guide:
 
     def losses_by_method(self, rungs: Rungs) -> tuple[tuple[tuple[str, ...], Costs], ...]:
         """Return the predicted losses of shape (recipes,), those of factors over the same methods added up."""
-        return tuple((methods, total(factors, rungs)) for methods, factors in self._factors_by_method.items())
+        return tuple((methods, tables.at(rungs)) for methods, tables in self._tables_by_method.items())
 
     @cached_property
-    def _factors_by_method(self) -> dict[tuple[str, ...], list[Factor]]:
+    def _tables_by_method(self) -> dict[tuple[str, ...], TableSum]:
         factors: dict[tuple[str, ...], list[Factor]] = defaultdict(list)
         for factor in self.problem.loss:
             factors[self.methods_of(factor)].append(factor)
-        return dict(sorted(factors.items()))
+        return {methods: TableSum(some) for methods, some in sorted(factors.items())}
 
     @cached_property
     def rung_losses(self) -> tuple[Costs, ...]:

@@ -21,6 +21,8 @@ _FLOOR = 0.02
 # how far from it is plausible. A weight's guess is 1.
 _GUESS, _SPREAD = (0.0, 0.0, -1.0), (2.0, 0.4, 1.0)
 _WEIGHT_SPREAD = 1.0
+# In place of nothing, so that its logarithm exists.
+_LEAST = 1e-300
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,22 @@ class LossLink:
         """Return shape (recipes,): by how much the score falls."""
         return self.range * -np.expm1(-((loss / self.scale) ** self.power))
 
+    def slopes(self, losses: Losses, range_extra: float) -> Costs:
+        """Return shape (recipes, parameters): how drops grow with the logarithms of the parameters.
+
+        These are the scale, the power, that share `range_extra` of the range which may grow, and every weight.
+        """
+        total = self.loss(losses)
+        loss = np.maximum(total, _LEAST)
+        reached = np.maximum((loss / self.scale) ** self.power, _LEAST)
+        left = np.where(total > 0, self.range * np.exp(-reached) * reached, 0.0)
+        parts = [
+            sum(self.weight(kind) / len(kind) * values for kind, values in losses if method in kind)
+            for method in self.weights
+        ]
+        own = [-self.power * left, np.log(reached) * left, range_extra * self.drop(total)]
+        return np.stack([*own, *(self.power * left * part / loss for part in parts)], axis=1)
+
 
 def fit_loss_link(losses: Losses, scores: Costs, original: float, lowest: float, typical_loss: float) -> LossLink:
     """Return the link that fits scores of shape (recipes,); before any trial, the guess that it is shrunk towards.
@@ -67,4 +85,8 @@ def fit_loss_link(losses: Losses, scores: Costs, original: float, lowest: float,
         error = current.drop(current.loss(losses)) - drops
         return np.concatenate([error / tolerance, (parameters - guess) / spread])
 
-    return link(least_squares(residuals, guess, max_nfev=40).x if len(scores) else guess)
+    def slopes(parameters: Costs) -> Costs:
+        own = link(parameters).slopes(losses, range_extra=1 - largest / link(parameters).range)
+        return np.concatenate([own / tolerance[:, None], np.diag(1 / spread)])
+
+    return link(least_squares(residuals, guess, slopes, max_nfev=40).x if len(scores) else guess)

@@ -1,8 +1,9 @@
 """The problem that is solved exactly: which rung each variable takes, at the least predicted loss within a latency."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
-from gulliver.evaluators.factors import Costs, Factor, Rungs, total
+from gulliver.evaluators.factors import Costs, Factor, Rungs, TableSum
 
 
 @dataclass(frozen=True)
@@ -16,8 +17,16 @@ class Problem:
 
     def loss_of(self, rungs: Rungs) -> Costs:
         """Return shape (recipes,): the predicted loss of rungs of shape (recipes, variables)."""
-        return total(self.loss, rungs)
+        return self._loss.at(rungs)
 
     def latency_ms_of(self, rungs: Rungs) -> Costs:
         """Return shape (recipes,): the modelled milliseconds of rungs of shape (recipes, variables)."""
-        return total(self.latency_ms, rungs)
+        return self._latency_ms.at(rungs)
+
+    @cached_property
+    def _loss(self) -> TableSum:
+        return TableSum(self.loss)
+
+    @cached_property
+    def _latency_ms(self) -> TableSum:
+        return TableSum(self.latency_ms)

@@ -102,3 +102,22 @@ def test_a_budget_of_nothing_and_losses_of_nothing_give_finite_numbers():
     link = fit_loss_link(losses, np.full(3, ORIGINAL), ORIGINAL, ORIGINAL, 1e-12)
     assert link.drop(link.loss(losses)).tolist() == [0.0] * 3
     assert np.isfinite(link.drop(np.array([1.0])))
+
+
+def test_the_slopes_are_those_of_small_steps_of_each_logarithm():
+    losses, step = losses_of(5), 1e-6
+    extra = 0.4 * TRUE.range
+
+    def drops(scale=0.0, power=0.0, grown=0.0, precision=0.0, sparsity=0.0):
+        weights = {"precision": 0.5 * np.exp(precision), "sparsity": 2.0 * np.exp(sparsity)}
+        moved = LossLink(weights, 0.3 * np.exp(scale), 0.8 * np.exp(power), TRUE.range - extra + extra * np.exp(grown))
+        return moved.drop(moved.loss(losses))
+
+    names = ("scale", "power", "grown", "precision", "sparsity")
+    numeric = [(drops(**{name: step}) - drops(**{name: -step})) / (2 * step) for name in names]
+    np.testing.assert_allclose(TRUE.slopes(losses, range_extra=0.4), np.stack(numeric, axis=1), rtol=1e-6)
+
+
+def test_a_recipe_that_loses_nothing_stays_where_it_is():
+    nothing = ((("precision",), np.zeros(1)), (("sparsity",), np.zeros(1)))
+    assert TRUE.slopes(nothing, range_extra=0.4).tolist() == [[0.0] * 5]
