@@ -1,21 +1,24 @@
 """How well the latency of whole networks is predicted on this CPU: python -m benchmarks.network_latency.
 
 Recipes are drawn at random from the space of each network (bits, channels, ranks, fallback), others than the model is
-fitted to. All networks of a row run in turns, one inference of each, in one process with one thread; latencies are
-medians of CPU time. `mean_error` is that of predictions scaled by how the untouched network runs now, as a search
-scales its own; `mean_error_unscaled` that of what the model says. Kernel times and fits come from the cache where they
-are there. Writes benchmarks/results/network_latency.csv.
+fitted to. Ten of them and the untouched network run in turns, one inference of each, in one process with one thread, as
+the finalists of a search do; latencies are medians of CPU time. `mean_error` is that of predictions scaled by how the
+untouched network runs beside them, as a search scales its own; `mean_error_unscaled` that of what the model says. The
+model is fitted in the minutes before; kernel times come from the cache where they are there. Writes
+benchmarks/results/network_latency.csv.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from random import Random
 
 import torch
 from gulliver.compressors.compress import Original, read_original
-from gulliver.evaluators.latency.calibration import calibrate_space, measure_recipes, random_recipe
+from gulliver.evaluators.latency.calibration import measure_recipes, random_recipe
 from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
 from gulliver.evaluators.latency.prediction_error import prediction_error
+from gulliver.spaces.recipe import Recipe
 from gulliver.spaces.space import Space, untouched
 from gulliver.tasks.fashion_resnet import FashionResNet
 from gulliver.tasks.fashion_wide_resnet import FashionWideResNet
@@ -24,7 +27,7 @@ from benchmarks.record import write_table
 
 TASKS = (FashionResNet, FashionWideResNet)
 BATCHES = (1, 32)
-RECIPES = 100
+RECIPES, GROUP = 100, 10
 # Not the calibration's seed, which is 0.
 SEED = 1
 
@@ -56,14 +59,17 @@ def main() -> None:
 def compare(original: Original, target: CpuOpenvino) -> Result:
     """Return how far predictions of random recipes are from their measured latencies."""
     space = Space(original.graph, target.capabilities)
-    model = calibrate_space(target, original, space)
+    # Of these minutes, as a search's is.
+    model = target.latency_model(original, space, renew=True)
     random = Random(SEED)
-    recipes = [untouched(original.graph), *(random_recipe(space, random) for _ in range(RECIPES))]
-    predicted = [model.total_ms(target.lower(original.graph, recipe)) for recipe in recipes]
-    measured = [1e3 * seconds for seconds in measure_recipes(target, original, recipes)]
-    scale = measured[0] / predicted[0]
-    error = prediction_error([scale * it for it in predicted[1:]], measured[1:])
-    unscaled = prediction_error(predicted[1:], measured[1:])
+    recipes = [random_recipe(space, random) for _ in range(RECIPES)]
+    predicted = [model.total_ms(target.lower(original.graph, it)) for it in recipes]
+    predicted_untouched = model.total_ms(target.lower(original.graph, untouched(original.graph)))
+    groups = [_measured(original, target, recipes[start : start + GROUP]) for start in range(0, RECIPES, GROUP)]
+    measured = [1e3 * it for _, group in groups for it in group]
+    scales = [1e3 * first / predicted_untouched for first, group in groups for _ in group]
+    error = prediction_error([scale * it for scale, it in zip(scales, predicted, strict=True)], measured)
+    unscaled = prediction_error(predicted, measured)
     return Result(
         original.task.name,
         target.batch,
@@ -72,6 +78,12 @@ def compare(original: Original, target: CpuOpenvino) -> Result:
         error.rank_correlation and round(error.rank_correlation, 4),
         round(unscaled.mean, 4),
     )
+
+
+def _measured(original: Original, target: CpuOpenvino, recipes: Sequence[Recipe]) -> tuple[float, list[float]]:
+    """Return the seconds of the untouched network, and those of the recipes beside it."""
+    first, *others = measure_recipes(target, original, [untouched(original.graph), *recipes])
+    return first, others
 
 
 if __name__ == "__main__":

@@ -132,7 +132,9 @@ class _Search:
     def _scoring(self) -> Scoring:
         if self.target.runtime is not None:
             self.say("calibrating the latency model on this machine (kernel times are kept for the next run)")
-        latency = self.target.latency_model(self.original, self.space)
+        # Trials of one search are priced alike, whenever it goes on.
+        begins = not (self.directory.path / STUDY_FILE).exists()
+        latency = self.target.latency_model(self.original, self.space, renew=begins)
         self.say(f"latency: {latency.basis}")
         incumbents = Incumbents(self.journal, self.directory.path / "samples")
         return Scoring(self.original, self.target, latency, self.settings, incumbents)

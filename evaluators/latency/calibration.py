@@ -6,6 +6,7 @@ mixed recipes measured on this machine.
 """
 
 import json
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ from scipy.optimize import nnls
 
 _REPETITIONS = 40
 _SEED = 0
+# How fast a shared machine runs floats beside integers changes from hour to hour (docs/decisions/0003).
+_OLD_SECONDS = 1800.0
 
 
 @dataclass(frozen=True)
@@ -177,3 +180,10 @@ def forget(target: CpuOpenvino, original: Original) -> None:
     """Delete what was measured on this machine for this network, so that it is measured again."""
     _coefficients_path(target, original).unlink(missing_ok=True)
     kernel_table(target).path.unlink(missing_ok=True)
+
+
+def forget_old_fit(target: CpuOpenvino, original: Original) -> None:
+    """Delete the fit to this network where it is half an hour old; kernel times stay."""
+    path = _coefficients_path(target, original)
+    if path.exists() and time.time() - path.stat().st_mtime > _OLD_SECONDS:
+        path.unlink()

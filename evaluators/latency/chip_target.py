@@ -89,7 +89,7 @@ class ChipTarget:
         return ChipLatencyModel(self)
 
     def latency_model(
-        self, original: Original, space: Space, calls: Sequence[KernelCall] | None = None
+        self, original: Original, space: Space, calls: Sequence[KernelCall] | None = None, renew: bool = False
     ) -> "ChipLatencyModel":
         """Return the prices of this target's kernel calls, which are the same for every network."""
         return self.latency

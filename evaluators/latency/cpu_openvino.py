@@ -62,12 +62,14 @@ class CpuOpenvino:
         return OpenvinoRuntime(self.batch, self.float_type, self.threads, self.repetitions)
 
     def latency_model(
-        self, original: Original, space: Space, calls: Sequence[KernelCall] | None = None
+        self, original: Original, space: Space, calls: Sequence[KernelCall] | None = None, renew: bool = False
     ) -> LatencyModel:
         """Return the prices of the network's kernel calls, calibrated on this machine."""
         # A calibration is of this target.
-        from gulliver.evaluators.latency.calibration import calibrate_calls, calibrate_space
+        from gulliver.evaluators.latency.calibration import calibrate_calls, calibrate_space, forget_old_fit
 
+        if renew:
+            forget_old_fit(self, original)
         return (
             calibrate_space(self, original, space) if calls is None else calibrate_calls(self, original, space, calls)
         )

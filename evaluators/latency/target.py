@@ -65,11 +65,12 @@ class Target(Protocol):
         """Return what runs exported networks; None where the target is only modelled and nothing can be measured."""
 
     def latency_model(
-        self, original: Original, space: Space, calls: Sequence[KernelCall] | None = None
+        self, original: Original, space: Space, calls: Sequence[KernelCall] | None = None, renew: bool = False
     ) -> LatencyModel:
         """Return the prices of the network's kernel calls.
 
-        Where kernels are timed, those of `calls` are, or of all recipes of the space where that is None.
+        Where kernels are timed, those of `calls` are, or of all recipes of the space where that is None. With `renew`,
+        what was fitted to this machine too long ago is fitted anew.
         """
 
     def lowering(self, graph: LayerGraph, choices: Choices) -> OperationLowering:

@@ -1,7 +1,18 @@
+import os
+import time
+
 import numpy as np
 import pytest
 from gulliver.evaluators.latency import calibration
-from gulliver.evaluators.latency.calibration import Coefficients, CpuLatencyModel, calibrate, fit, forget, kernel_table
+from gulliver.evaluators.latency.calibration import (
+    Coefficients,
+    CpuLatencyModel,
+    calibrate,
+    fit,
+    forget,
+    forget_old_fit,
+    kernel_table,
+)
 from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
 from gulliver.evaluators.latency.kernel import ComputeKernel, KernelCall, MemoryKernel
 from gulliver.evaluators.latency.kernel_table import KernelTable
@@ -101,3 +112,25 @@ def test_a_network_is_calibrated_once_and_again_when_forgotten(digits_original, 
     assert len(kernel_table(target)) == 0
     with pytest.raises(TypeError):
         calibrate(target, digits_original, recipes)
+
+
+@pytest.mark.parametrize(("minutes", "is_kept"), [(29, True), (31, False)])
+def test_a_fit_is_renewed_after_half_an_hour_and_kernel_times_are_kept(digits_original, minutes, is_kept):
+    target = CpuOpenvino(batch=16)
+    table, written = kernel_table(target), fit_file(target, digits_original)
+    written.parent.mkdir(parents=True, exist_ok=True)
+    table.path.touch()
+    written.write_text("{}")
+    then = time.time() - 60 * minutes
+    os.utime(written, (then, then))
+    forget_old_fit(target, digits_original)
+    assert written.exists() == is_kept
+    assert table.path.exists()
+    forget(target, digits_original)
+
+
+def fit_file(target, original):
+    """Return where the fit to this network is kept."""
+    table = kernel_table(target).path
+    conditions = f"batch-{target.batch}-{target.threads}-threads-{target.float_type}.json"
+    return table.with_name(table.stem.replace(f"{target.threads}-threads", f"{original.network}-{conditions}"))
