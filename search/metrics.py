@@ -1,6 +1,8 @@
 """A search's progress and its outcome as numbers, as MLflow plots them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
 
 from gulliver.search.finalists import MEASURED
 from gulliver.search.hypervolume import hypervolume
@@ -8,24 +10,38 @@ from gulliver.search.result import Result
 from gulliver.search.study import Candidate, front
 
 
-def front_metrics(
-    candidates: Sequence[Candidate], objectives: Sequence[str], baseline_accuracy: float
-) -> dict[str, float]:
+@dataclass(frozen=True)
+class Progress:
+    """How far a search has come: the front of its trials, and the slowest of them."""
+
+    objectives: tuple[str, ...]
+    members: tuple[Candidate, ...] = ()
+    slowest_ms: float = 0.0
+
+    def after(self, candidate: Candidate) -> "Progress":
+        """Return the progress with one more trial; whatever beats a trial that left the front is still in it."""
+        valid = candidate.scores.valid
+        slowest_ms = max(self.slowest_ms, candidate.scores.latency_ms) if valid else self.slowest_ms
+        return replace(self, members=tuple(front([*self.members, candidate], self.objectives)), slowest_ms=slowest_ms)
+
+    def hypervolume(self, baseline_accuracy: float) -> float:
+        """Return the front's area, latency as a share of the slowest trial's, accuracy above half the original's."""
+        slowest_ms = self.slowest_ms or 1.0
+        points = [(it.scores.latency_ms / slowest_ms, it.scores.accuracy_search) for it in self.members]
+        return hypervolume(points, (1.0, baseline_accuracy / 2))
+
+    def metrics(self, baseline_accuracy: float) -> dict[str, float]:
+        """Return the progress as MLflow plots it."""
+        return {
+            "hypervolume": self.hypervolume(baseline_accuracy),
+            "front_size": len(self.members),
+            "fastest_latency_ms": min((it.scores.latency_ms for it in self.members), default=float("nan")),
+        }
+
+
+def progress_of(candidates: Iterable[Candidate], objectives: Sequence[str]) -> Progress:
     """Return how far a search has come with these candidates."""
-    members = front(candidates, objectives)
-    fastest = min((it.scores.latency_ms for it in members), default=float("nan"))
-    return {
-        "hypervolume": front_hypervolume(members, candidates, baseline_accuracy),
-        "front_size": len(members),
-        "fastest_latency_ms": fastest,
-    }
-
-
-def front_hypervolume(members: Sequence[Candidate], candidates: Sequence[Candidate], baseline_accuracy: float) -> float:
-    """Return the front's area, latency as a share of the slowest trial's, accuracy above half the original's."""
-    slowest_ms = max((it.scores.latency_ms for it in candidates if it.scores.valid), default=1.0)
-    points = [(it.scores.latency_ms / slowest_ms, it.scores.accuracy_search) for it in members]
-    return hypervolume(points, (1.0, baseline_accuracy / 2))
+    return reduce(Progress.after, candidates, Progress(tuple(objectives)))
 
 
 def best_metrics(result: Result) -> dict[str, float]:

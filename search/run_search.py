@@ -28,7 +28,7 @@ from gulliver.search.guide import Guide
 from gulliver.search.incumbents import Incumbents, samples_saved
 from gulliver.search.journal import Journal
 from gulliver.search.make_guide import make_guide
-from gulliver.search.metrics import best_metrics, front_hypervolume, front_metrics
+from gulliver.search.metrics import best_metrics, progress_of
 from gulliver.search.report import (
     ARTIFACTS,
     draw_front,
@@ -165,9 +165,12 @@ class _Search:
         for candidate in done:
             self.tracker.log_trial(candidate, {})
 
+        progress = progress_of(done, self.settings.objectives)
+
         def told(candidate: Candidate) -> None:
-            done.append(candidate)
-            summary = front_metrics(done, self.settings.objectives, scoring.baseline_accuracy)
+            nonlocal progress
+            progress = progress.after(candidate)
+            summary = progress.metrics(scoring.baseline_accuracy)
             self.tracker.log_trial(candidate, summary)
             bar.set_postfix({"front": f"{summary['front_size']:.0f}", "hypervolume": f"{summary['hypervolume']:.3f}"})
             bar.update()
@@ -278,7 +281,6 @@ class _Search:
         self, study: Study, scoring: Scoring, best: Finalist, originals: dict[str, Measured]
     ) -> dict[str, Any]:
         candidates = study.candidates()
-        members = front(candidates, self.settings.objectives)
         best_entry = best.measured.entries | {"recipe": str(self.directory.path / "recipes" / "best.yaml")}
         if best.measured.how == MEASURED:
             best_entry |= {"predicted_latency_ms": best.predicted_latency_ms}
@@ -288,7 +290,7 @@ class _Search:
             "conditions": self.target.conditions,
             "seed": self.settings.seed,
             "trials": len(candidates),
-            "hypervolume": front_hypervolume(members, candidates, scoring.baseline_accuracy),
+            "hypervolume": progress_of(candidates, self.settings.objectives).hypervolume(scoring.baseline_accuracy),
             "samples_saved": samples_saved(self.journal),
             "seconds": self.directory.seconds(),
             **{name: it.entries for name, it in originals.items()},

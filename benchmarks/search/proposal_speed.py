@@ -29,15 +29,15 @@ import torch
 from gulliver.evaluators.factors import Factor
 from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
 from gulliver.search.guide import Guide
-from gulliver.search.hypervolume import hypervolume
 from gulliver.search.journal import Journal, Scores
+from gulliver.search.metrics import progress_of
 from gulliver.search.moves import Neighbourhood, all_moves
 from gulliver.search.problem import Problem
 from gulliver.search.proposer import EXACT_SOLVE, History, Proposer
 from gulliver.search.samplers import Random
 from gulliver.search.settings import SearchSettings
 from gulliver.search.solving_sampler import PROPOSED_BY, SolvingSampler
-from gulliver.search.study import Candidate, Study, front, open_study
+from gulliver.search.study import Candidate, Study, open_study
 from gulliver.search.tracking import Tracker, TrackingSettings
 from gulliver.spaces.recipe import Recipe
 from gulliver.spaces.space import Space, SpaceOptions, untouched
@@ -206,13 +206,12 @@ def searching(folder: Path) -> Result:
     study = open_study(folder / "study.log", space, settings, journal, score_of, lambda scores: {}, guide)
     study.run(lambda candidate: None)
     tracker.start("speed", {"trials": TRIALS[-1]})
-    done, times = study.candidates(), []
+    progress, times = progress_of(study.candidates(), settings.objectives), []
 
     def told(candidate: Candidate) -> None:
-        done.append(candidate)
-        members = front(done, settings.objectives)
-        area = hypervolume([(it.scores.latency_ms, it.scores.accuracy_search) for it in members], (10.0, 0.5))
-        tracker.log_trial(candidate, {"hypervolume": area, "front_size": len(members)})
+        nonlocal progress
+        progress = progress.after(candidate)
+        tracker.log_trial(candidate, progress.metrics(baseline_accuracy=1.0))
         times.append((time.process_time(), time.perf_counter()))
 
     longer = replace(settings, trials=settings.trials + STORED)

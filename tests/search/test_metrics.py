@@ -1,0 +1,42 @@
+import numpy as np
+import pytest
+from gulliver.search.journal import Scores
+from gulliver.search.metrics import Progress, progress_of
+from gulliver.search.study import Candidate, front
+from gulliver.spaces.recipe import LayerRecipe, Recipe
+
+OBJECTIVES = ("accuracy_search", "latency_ms")
+
+
+def candidate(trial, accuracy, latency_ms, violation=0.0):
+    return Candidate(trial, Recipe({"layer": LayerRecipe()}), Scores(accuracy, latency_ms, 100.0), violation, "test")
+
+
+def random_trials(count, seed, feasible):
+    """Return trials of few different scores, so that some are equal, each feasible with this chance."""
+    random = np.random.default_rng(seed)
+    scores = random.integers(1, 8, (count, 2)) / 8
+    violations = np.where(random.random(count) < feasible, 0.0, 0.1)
+    return [candidate(at, *row, violations[at]) for at, row in enumerate(scores.tolist())]
+
+
+@pytest.mark.parametrize("feasible", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("seed", range(5))
+def test_the_front_that_grows_trial_by_trial_is_that_of_all_trials(seed, feasible):
+    progress, trials = Progress(OBJECTIVES), random_trials(40, seed, feasible)
+    for at, trial in enumerate(trials, 1):
+        progress = progress.after(trial)
+        assert list(progress.members) == front(trials[:at], OBJECTIVES)
+
+
+def test_the_area_is_in_shares_of_the_slowest_trial_even_off_the_front():
+    progress = progress_of([candidate(0, 0.8, 2.0), candidate(1, 0.7, 4.0)], OBJECTIVES)
+    # From 2 / 4 of the slowest to 4 / 4, and from half of 0.9 to 0.8.
+    assert progress.hypervolume(baseline_accuracy=0.9) == pytest.approx(0.5 * (0.8 - 0.45))
+    metrics = progress.metrics(baseline_accuracy=0.9)
+    assert (metrics["front_size"], metrics["fastest_latency_ms"]) == (1, 2.0)
+
+
+def test_a_trial_without_a_score_changes_nothing():
+    progress = progress_of([candidate(0, 0.8, 2.0)], OBJECTIVES)
+    assert progress.after(candidate(1, float("nan"), 9.0)) == progress
