@@ -1,13 +1,16 @@
 """Expectations by hand for a residual block at batch 2: a map of 16 channels has 2048 elements, one of 32 has 4096."""
 
 from dataclasses import replace
+from random import Random
 
 import pytest
 import torch
+from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
 from gulliver.evaluators.latency.kernel import ComputeKernel, KernelCall, MemoryKernel
 from gulliver.evaluators.latency.lowering import lower
 from gulliver.spaces.layer_graph import ChannelGroup, Coupling
 from gulliver.spaces.recipe import DECOMPOSITIONS, Decompose, LayerRecipe, Quantize, Recipe, Sparsify
+from gulliver.spaces.space import Space, SpaceOptions
 from gulliver.spaces.trace import trace
 from torch import nn
 
@@ -152,6 +155,24 @@ def test_a_one_dimensional_layer_is_split_by_its_channels():
     first, second = (it.kernel for it in lowered(graph, default=LayerRecipe(None, Decompose(4, "channel_svd"))))
     assert (first.kernel_size, first.stride, first.padding, first.output_size) == ((5,), (2,), (2,), (10,))
     assert (second.kind, second.kernel_size, second.input_size, second.macs) == ("conv1d", (1,), (10,), 2 * 10 * 4 * 32)
+
+
+def macs_of(graph, recipe, layer):
+    kernels = (call.kernel for call in lower(graph, recipe, 2, "float32") if call.owner == layer)
+    return sum(kernel.macs for kernel in kernels if isinstance(kernel, ComputeKernel))
+
+
+def test_every_split_that_a_search_is_offered_saves_multiply_accumulates(block):
+    space = Space(block, CpuOpenvino().capabilities, SpaceOptions(ranks=(0.9, 0.5), decompositions=DECOMPOSITIONS))
+    random, compared = Random(0), set()
+    for _ in range(100):
+        recipe = space.decode({it.name: random.randrange(it.rungs) for it in space.dimensions})
+        for name, choice in recipe.layers.items():
+            if choice.decompose:
+                whole = Recipe({**recipe.layers, name: replace(choice, decompose=None)})
+                assert macs_of(block, recipe, name) < macs_of(block, whole, name)
+                compared.add((name, choice.decompose))
+    assert {split.kind for _, split in compared} == set(DECOMPOSITIONS)
 
 
 def test_the_halves_of_a_strided_layer_share_its_stride_and_dilation():
