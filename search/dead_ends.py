@@ -1,7 +1,7 @@
 """Dead ends: rungs that no best assignment needs, left out before a problem is solved.
 
 A rung is one where another of its variable costs no more, in loss and in latency alike, whatever the other variables
-are at, as are the calibrators of a layer but for one: the kernels are the same. Source: Goldstein, "Efficient
+are at, as are most calibrators of a layer, which run the same kernels. Source: Goldstein, "Efficient
 rotamer elimination applied to protein side-chains and related spin glasses", Biophysical Journal 1994, equation 2.
 """
 
