@@ -3,6 +3,7 @@
 Each pass begins behind the tensors that an earlier one left in the store, where nothing before them has changed.
 """
 
+import math
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any, Protocol, TypeVar
@@ -205,12 +206,12 @@ class _Watch(Protocol):
 class _Extremes:
     """Keep the lowest and the highest value."""
 
-    seen: Range
+    def __init__(self) -> None:
+        self.seen: Range = (math.inf, -math.inf)
 
     def __call__(self, values: Tensor) -> Tensor:
         lowest, highest = (bound.item() for bound in torch.aminmax(values))
-        before = getattr(self, "seen", (lowest, highest))
-        self.seen = min(lowest, before[0]), max(highest, before[1])
+        self.seen = min(lowest, self.seen[0]), max(highest, self.seen[1])
         return values
 
 
