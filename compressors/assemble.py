@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from itertools import chain
 
-from gulliver.compressors.calibrate import Calibrator, Range, Statistics, of_source
-from gulliver.compressors.calibrators import Grid, fit_grid
+from gulliver.compressors.calibrate import Calibrator, Place, Stage, Statistics, in_turn, of_source
+from gulliver.compressors.calibrators import Grid, Range, calibrated_range, fit_grid
 from gulliver.compressors.candidate_network import CandidateNetwork
 from gulliver.compressors.layer_parts import WeightedLayer
 from gulliver.compressors.plan import Call, Plan
@@ -22,7 +22,7 @@ class Assembler:
         self._plan, self._calibrator, self._facts = plan, calibrator, facts
 
     def network(
-        self, recipe: Recipe, thinning: Thinning, statistics: Statistics, ranges: Mapping[int, Range]
+        self, recipe: Recipe, thinning: Thinning, statistics: Statistics, ranges: Mapping[Place, Range]
     ) -> CandidateNetwork:
         """Return the network of the recipe, whose thinning was calibrated."""
         steps = self._plan.steps
@@ -30,9 +30,11 @@ class Assembler:
         calls = self._calibrator.calls(thinning)
         for position in self._plan.positions("batch_norm"):
             calls[position] = self._calibrator.norm_call(thinning, statistics, position)
-        roundings = self._roundings(thinning, choices, ranges)
-        for position, rounding in roundings.items():
-            calls[position] = of_source(steps[position], rounding)
+        readers = self._readers(thinning, choices)
+        grids = self._grids(thinning, statistics, ranges, readers)
+        for position in self._plan.positions("rounding"):
+            if (position, 0) in grids:
+                calls[position] = of_source(steps[position], grids[position, 0])
         layers = {at: self._layer(at, thinning, statistics, choice) for at, choice in choices.items()}
         reads = [step.sources for step in steps]
         for position, layer in layers.items():
@@ -40,25 +42,43 @@ class Assembler:
             # A layer in floating point takes the tensor as it was before any rounding.
             source = reads[position][0] - (choice is None)
             reads[position] = (source,)
-            split = choice is not None and len(layer) > 1
-            inner = self._grid(thinning, ranges, position, choice.activation_bits) if choice and split else None
-            calls[position] = _call(source, layer, inner)
-        marks = self._marks(thinning, choices, roundings)
+            calls[position] = _call(source, in_turn(layer, [grids.get((position, part)) for part in range(len(layer))]))
+        marks = self._marks(thinning, choices, readers)
         return CandidateNetwork(steps, calls, reads, marks, tuple(chain.from_iterable(layers.values())))
 
-    def _roundings(self, thinning: Thinning, choices: Choices, ranges: Mapping[int, Range]) -> dict[int, Grid]:
-        """Return the rounding of each tensor that a quantized layer reads, at the widest of its readers' bits."""
-        bits: dict[int, int] = {}
+    def _readers(self, thinning: Thinning, choices: Choices) -> dict[Place, Quantize]:
+        """Return where tensors are rounded, and for whom: of a tensor's readers the first with the most bits."""
+        readers: dict[Place, Quantize] = {}
         for position, choice in choices.items():
             if choice is not None:
-                source = self._plan.steps[position].sources[0]
-                bits[source] = max(choice.activation_bits, bits.get(source, 0))
-        return {source: self._grid(thinning, ranges, source, bits[source]) for source in bits}
+                source = (self._plan.steps[position].sources[0], 0)
+                if source not in readers or choice.activation_bits > readers[source].activation_bits:
+                    readers[source] = choice
+                readers |= {(position, part): choice for part in range(len(thinning.modules[position]) - 1)}
+        return readers
 
-    def _grid(self, thinning: Thinning, ranges: Mapping[int, Range], position: int, bits: int) -> Grid:
-        key = ("grid", thinning.keys[position], bits)
-        grid: Grid = self._facts.get_or_make(key, lambda: fit_grid(*ranges[position], bits))
-        return grid
+    def _grids(
+        self,
+        thinning: Thinning,
+        statistics: Statistics,
+        ranges: Mapping[Place, Range],
+        readers: Mapping[Place, Quantize],
+    ) -> dict[Place, Grid]:
+        """Return the levels of every place, in the range that its reader's calibrator chooses."""
+        keys = {
+            (at, part): ("grid", thinning.keys[at], part, choice.activation_bits, choice.calibrator)
+            for (at, part), choice in readers.items()
+        }
+        known: dict[Place, Grid] = {place: self._facts[key] for place, key in keys.items() if key in self._facts}
+        missing = {place: choice for place, choice in readers.items() if place not in known}
+        beyond = {place: ranges[place] for place, choice in missing.items() if choice.calibrator != "min_max"}
+        histograms = self._calibrator.histograms(thinning, statistics, beyond) if beyond else {}
+        for place, choice in missing.items():
+            histogram = histograms.get(place)
+            chosen = ranges[place] if histogram is None else calibrated_range(histogram, choice)
+            known[place] = fit_grid(*chosen, choice.activation_bits)
+            self._facts.put(keys[place], known[place])
+        return known
 
     def _layer(
         self, position: int, thinning: Thinning, statistics: Statistics, choice: Quantize | None
@@ -66,23 +86,17 @@ class Assembler:
         weighted = self._calibrator.weighted(thinning, statistics, position)
         return self._calibrator.rounded(thinning, position, weighted, choice.weight_bits) if choice else weighted
 
-    def _marks(self, thinning: Thinning, choices: Choices, roundings: Mapping[int, Grid]) -> list[bytes]:
+    def _marks(self, thinning: Thinning, choices: Choices, readers: Mapping[Place, Quantize]) -> list[bytes]:
         """Return what sets each step's call apart from those of other recipes with the same inputs."""
         # A layer's weights depend on the statistics of the batch norm that is folded into it.
         marks = [thinning.keys[self._plan.norm_behind.get(at, at)] for at in range(len(thinning.keys))]
         for position, choice in choices.items():
             if choice is not None:
-                marks[position] += b"%d %d" % (choice.weight_bits, choice.activation_bits)
-        for position, rounding in roundings.items():
-            marks[position] += b"%d" % rounding.highest_level
+                marks[position] += b"%d" % choice.weight_bits
+        for (position, _), choice in readers.items():
+            marks[position] += f" {choice.activation_bits} {choice.calibrator}".encode()
         return marks
 
 
-def _call(source: int, layer: Sequence[WeightedLayer], inner: Grid | None) -> Call:
-    """Return the call of a layer, or of its two halves with a rounding between them where they are quantized."""
-    first, last = layer[0], layer[-1]
-    if len(layer) == 1:
-        return lambda values: last(values[source])
-    if inner is None:
-        return lambda values: last(first(values[source]))
-    return lambda values: last(inner(first(values[source])))
+def _call(source: int, layer: Stage) -> Call:
+    return lambda values: layer(values[source])

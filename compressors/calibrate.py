@@ -1,12 +1,15 @@
-"""What a thinned network's calibration tells: the statistics of its batch norms, and the ranges of its tensors.
+"""What a thinned network's calibration tells: the statistics of its batch norms, and what its tensors hold.
 
 Each pass begins behind the tensors that an earlier one left in the store, where nothing before them has changed.
 """
 
-from collections.abc import Callable, Collection, Sequence
-from typing import Any
+import math
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from itertools import zip_longest
+from typing import Any, Protocol, TypeVar
 
 import torch
+from gulliver.compressors.calibrators import Histogram, Range
 from gulliver.compressors.candidate_network import bind_inputs
 from gulliver.compressors.layer_parts import Layer, LayerParts, WeightedLayer, without_weights
 from gulliver.compressors.plan import Call, Plan, Step, Values
@@ -17,7 +20,10 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
 Statistics = dict[int, tuple[Tensor, Tensor]]
-Range = tuple[float, float]
+# Where a tensor is rounded: at a rounding's position, or at a split layer's, behind the part of this number.
+Place = tuple[int, int]
+Stage = Callable[[Tensor], Tensor]
+_Asked = TypeVar("_Asked", bound=Hashable)
 
 
 class Calibrator:
@@ -45,39 +51,34 @@ class Calibrator:
         norms = {at: thinning.modules[at][0] for at in self._plan.positions("batch_norm")}
         if not thinning.estimated:
             return {at: (norm.running_mean, norm.running_var) for at, norm in norms.items()}
-        found = self._known("statistics", thinning, norms)
-        missing = norms.keys() - found.keys()
-        if missing:
-            found |= self._estimate(thinning, norms, missing)
-            self._keep("statistics", thinning, missing, found)
-        return found
+        keys = {at: ("statistics", thinning.keys[at]) for at in norms}
+        return self._known_or(keys, lambda missing: self._estimate(thinning, norms, missing))
 
-    def ranges(self, thinning: Thinning, statistics: Statistics) -> dict[int, Range]:
-        """Return the extremes of every tensor that a layer reads, by the position of its rounding.
+    def ranges(self, thinning: Thinning, statistics: Statistics) -> dict[Place, Range]:
+        """Return the extremes of every tensor that a layer, or a part of one, reads."""
+        layers = self._plan.positions("layer")
+        places = [(at, 0) for at in self._plan.positions("rounding")]
+        places += [(at, part) for at in layers for part in range(len(thinning.modules[at]) - 1)]
+        return self._seen("range", thinning, statistics, {place: _Extremes() for place in places})
 
-        What passes between the halves of a split layer is at the layer's own position.
-        """
-        split = {at for at in self._plan.positions("layer") if len(thinning.modules[at]) > 1}
-        asked = split.union(self._plan.positions("rounding"))
-        found = self._known("range", thinning, asked)
-        missing = asked - found.keys()
-        if missing:
-            found |= self._observe(thinning, statistics, missing)
-            self._keep("range", thinning, missing, found)
-        return found
+    def histograms(
+        self, thinning: Thinning, statistics: Statistics, ranges: Mapping[Place, Range]
+    ) -> dict[Place, Histogram]:
+        """Return the histograms of the tensors at these places, whose ranges are given."""
+        return self._seen("histogram", thinning, statistics, {place: _Counts(*it) for place, it in ranges.items()})
 
     def weighted(self, thinning: Thinning, statistics: Statistics, position: int) -> tuple[WeightedLayer, ...]:
-        """Return a layer, or its two halves, in floating point, the batch norm behind it folded in."""
+        """Return a layer, or its parts, in floating point, the batch norm behind it folded in."""
         *first, last = thinning.modules[position]
-        halves = tuple(WeightedLayer(half, half.weight.detach(), None) for half in first)
+        parts = tuple(WeightedLayer(part, part.weight.detach(), None) for part in first)
         norm = self._plan.norm_behind.get(position)
         if norm is None:
             bias = None if last.bias is None else last.bias.detach()
-            return (*halves, WeightedLayer(last, last.weight.detach(), bias))
+            return (*parts, WeightedLayer(last, last.weight.detach(), bias))
         folded: WeightedLayer = self._prefixes.get_or_make(
             ("folded", thinning.keys[norm]), lambda: _fold(last, thinning.modules[norm][0], *statistics[norm])
         )
-        return (*halves, folded)
+        return (*parts, folded)
 
     def rounded(
         self, thinning: Thinning, position: int, weighted: Sequence[WeightedLayer], weight_bits: int
@@ -86,7 +87,7 @@ class Calibrator:
         form, norm = thinning.forms[position], self._plan.norm_behind.get(position)
         assert form is not None
         own = weighted if norm is None else weighted[:-1]
-        layers = [self._parts.rounded(form, at, half, weight_bits) for at, half in enumerate(own)]
+        layers = [self._parts.rounded(form, number, part, weight_bits) for number, part in enumerate(own)]
         if norm is not None:
             key = ("rounded", thinning.keys[norm], weight_bits)
             layers.append(self._prefixes.get_or_make(key, lambda: weighted[-1].rounded(weight_bits)))
@@ -113,26 +114,40 @@ class Calibrator:
         self._run("training", thinning, calls, missing)
         return {position: (estimates[position].mean, estimates[position].variance) for position in missing}
 
-    def _observe(self, thinning: Thinning, statistics: Statistics, missing: Collection[int]) -> dict[int, Range]:
+    def _seen(
+        self, fact: str, thinning: Thinning, statistics: Statistics, watches: Mapping[Place, "_Watch"]
+    ) -> dict[Place, Any]:
+        """Return what was seen at every place, now or before, by a watch of this kind."""
+
+        def watch(missing: Collection[Place]) -> dict[Place, Any]:
+            self._observe(thinning, statistics, {place: watches[place] for place in missing})
+            return {place: watches[place].seen for place in missing}
+
+        return self._known_or({(at, part): (fact, thinning.keys[at], part) for at, part in watches}, watch)
+
+    def _observe(self, thinning: Thinning, statistics: Statistics, watches: Mapping[Place, "_Watch"]) -> None:
         steps, calls = self._plan.steps, self.calls(thinning)
-        seen: dict[int, Range] = {}
         for position in self._plan.positions("batch_norm"):
             calls[position] = self.norm_call(thinning, statistics, position)
-        for position in missing:
-            calls[position] = of_source(steps[position], _Watch(seen, position))
         for position in self._plan.positions("layer"):
-            weighted = self.weighted(thinning, statistics, position)
-            calls[position] = of_source(steps[position], _watched(weighted, _Watch(seen, position)))
-        self._run("evaluation", thinning, calls, missing)
-        return {position: seen[position] for position in missing}
+            parts = self.weighted(thinning, statistics, position)
+            between = [watches.get((position, part)) for part in range(len(parts) - 1)]
+            calls[position] = of_source(steps[position], in_turn(parts, between))
+        for position in self._plan.positions("rounding"):
+            if (position, 0) in watches:
+                calls[position] = of_source(steps[position], watches[position, 0])
+        self._run("evaluation", thinning, calls, {position for position, _ in watches})
 
-    def _known(self, fact: str, thinning: Thinning, positions: Collection[int]) -> dict[int, Any]:
-        keys = {position: (fact, thinning.keys[position]) for position in positions}
-        return {position: self._facts[key] for position, key in keys.items() if key in self._facts}
-
-    def _keep(self, fact: str, thinning: Thinning, positions: Collection[int], found: dict[int, Any]) -> None:
-        for position in positions:
-            self._facts.put((fact, thinning.keys[position]), found[position])
+    def _known_or(
+        self, keys: Mapping[_Asked, Hashable], find: Callable[[Collection[_Asked]], dict[_Asked, Any]]
+    ) -> dict[_Asked, Any]:
+        """Return what is kept under the keys, and what is found, and then kept, where there is nothing."""
+        known = {it: self._facts[key] for it, key in keys.items() if key in self._facts}
+        missing = keys.keys() - known.keys()
+        found = find(missing) if missing else {}
+        for it, value in found.items():
+            self._facts.put(keys[it], value)
+        return known | found
 
     def _run(self, mode: str, thinning: Thinning, calls: Sequence[Call], wanted: Collection[int]) -> None:
         """Run what the wanted steps need, one batch after the other, and keep the tensors that layers read."""
@@ -177,16 +192,37 @@ class _Estimate:
         return F.batch_norm(features, self.mean, self.variance, norm.weight, norm.bias, True, share, norm.eps)
 
 
-class _Watch:
-    """Pass a tensor on, and keep the extremes of all that passed."""
+class _Watch(Protocol):
+    """Pass a tensor on, and keep what is asked of all that passed."""
 
-    def __init__(self, seen: dict[int, Range], position: int) -> None:
-        self._seen, self._position = seen, position
+    def __call__(self, values: Tensor) -> Tensor:
+        """Return the tensor itself."""
+
+    @property
+    def seen(self) -> Any:
+        """Return what was asked."""
+
+
+class _Extremes:
+    """Keep the lowest and the highest value."""
+
+    def __init__(self) -> None:
+        self.seen: Range = (math.inf, -math.inf)
 
     def __call__(self, values: Tensor) -> Tensor:
         lowest, highest = (bound.item() for bound in torch.aminmax(values))
-        before = self._seen.get(self._position, (lowest, highest))
-        self._seen[self._position] = (min(lowest, before[0]), max(highest, before[1]))
+        self.seen = min(lowest, self.seen[0]), max(highest, self.seen[1])
+        return values
+
+
+class _Counts:
+    """Keep the histogram between two extremes."""
+
+    def __init__(self, lowest: float, highest: float) -> None:
+        self.seen = Histogram.empty(lowest, highest)
+
+    def __call__(self, values: Tensor) -> Tensor:
+        self.seen.add(values)
         return values
 
 
@@ -196,16 +232,23 @@ def of_source(step: Step, function: Callable[[Any], Any] | None = None) -> Call:
     return (lambda values: values[source]) if function is None else (lambda values: function(values[source]))
 
 
+def in_turn(parts: Sequence[Stage], between: Sequence[Stage | None]) -> Stage:
+    """Return the call of a layer's parts in turn, with what is done between them, if anything."""
+    stages = [it for both in zip_longest(parts, between) for it in both if it is not None]
+
+    def run(values: Tensor) -> Tensor:
+        for stage in stages:
+            values = stage(values)
+        return values
+
+    return stages[0] if len(stages) == 1 else run
+
+
 def _own_call(step: Step) -> Call:
     if step.kind in ("layer", "batch_norm", "rounding"):
         return of_source(step)
     # An input's value is given, and never asked of its call.
     return step.bind(step.function or tuple)
-
-
-def _watched(halves: Sequence[WeightedLayer], watch: _Watch) -> Callable[[Tensor], Tensor]:
-    *first, last = halves
-    return last if not first else (lambda values: last(watch(first[0](values))))
 
 
 def _fold(layer: Layer, norm: Any, mean: Tensor, variance: Tensor) -> WeightedLayer:

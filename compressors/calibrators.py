@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
+from gulliver.spaces.recipe import Quantize
 from torch import Tensor
 
-BINS = 2048
+_BINS = 2048
 _SMALLEST_SCALE = 1e-8
 # Of all values, how many a percentile leaves beyond its range.
 _CLIPPED_SHARE = 1e-4
@@ -44,6 +46,15 @@ class Histogram:
     counts: Tensor
     lowest: float
     highest: float
+
+    @classmethod
+    def empty(cls, lowest: float, highest: float) -> "Histogram":
+        """Return the histogram of nothing between two extremes."""
+        return cls(torch.zeros(_BINS, dtype=torch.float64), lowest, highest)
+
+    def add(self, values: Tensor) -> None:
+        """Count the values in place."""
+        self.counts.add_(torch.histc(values.float(), len(self.counts), self.lowest, self.highest))
 
     @property
     def centers(self) -> Tensor:
@@ -112,6 +123,13 @@ CALIBRATORS: Mapping[str, Calibrator] = {
     "entropy": by_entropy,
     "mse": by_squared_error,
 }
+
+
+def calibrated_range(histogram: Histogram, choice: Quantize) -> Range:
+    """Return the range that the choice's calibrator finds for its levels."""
+    return CALIBRATORS[choice.calibrator](
+        histogram, partial(fit_grid, bits=choice.activation_bits, symmetric=choice.symmetric)
+    )
 
 
 def _best(histogram: Histogram, fit: Fit, loss: Callable[[Histogram, Range, Grid], float]) -> Range:

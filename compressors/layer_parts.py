@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from gulliver.compressors.decompose import singular_values, split_by
+from gulliver.compressors.decompose import singular_values, split_by, split_layer
 from gulliver.compressors.plan import Plan
 from gulliver.compressors.quantize import call_layer, rounded_weight
 from gulliver.compressors.sparsify import Ranking, remove_channels
 from gulliver.compressors.store import Store
 from gulliver.spaces.layer_graph import ChannelGroup
+from gulliver.spaces.recipe import Decompose
 from torch import Tensor, nn
 
 Layer: TypeAlias = nn.Conv1d | nn.Conv2d | nn.Linear
@@ -19,11 +20,11 @@ Layer: TypeAlias = nn.Conv1d | nn.Conv2d | nn.Linear
 
 @dataclass(frozen=True)
 class Form:
-    """What becomes of one module: how many channels each of its groups loses, and the rank it is split at."""
+    """What becomes of one module: how many channels each of its groups loses, and how it is split."""
 
     module: str
     removed: tuple[int, ...]
-    rank: int | None = None
+    split: Decompose | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +57,14 @@ class LayerParts:
         self._store = store
 
     def modules(self, form: Form | None) -> tuple[Any, ...]:
-        """Return the module in this form: one, two where it is split, none where there is no form."""
+        """Return the module in this form: one, its parts where it is split, none where there is no form."""
         if form is None:
             return ()
         thinned = self._thinned(form)
-        if form.rank is None:
+        if form.split is None:
             return (thinned,)
-        halves: tuple[Layer, ...] = self._keep("halves", form, lambda: self._split(form, thinned))
-        return halves
+        parts: tuple[Layer, ...] = self._keep("parts", form, lambda: self._split(form, form.split, thinned))
+        return parts
 
     def _thinned(self, form: Form) -> nn.Module:
         if not any(form.removed):
@@ -71,20 +72,21 @@ class LayerParts:
         thinned: nn.Module = self._keep("thinned", Form(form.module, form.removed), lambda: self._remove(form))
         return thinned
 
-    def rounded(self, form: Form, half: int, layer: WeightedLayer, weight_bits: int) -> WeightedLayer:
-        """Return one of the form's halves, with its own weights, rounded to so many bits."""
-        key = (form, half, weight_bits)
+    def rounded(self, form: Form, part: int, layer: WeightedLayer, weight_bits: int) -> WeightedLayer:
+        """Return one of the form's parts, with its own weights, rounded to so many bits."""
+        key = (form, part, weight_bits)
         rounded: WeightedLayer = self._keep("rounded", key, lambda: layer.rounded(weight_bits))
         return rounded
 
     def _keep(self, part: str, key: Any, make: Any) -> Any:
         return self._store.get_or_make((part, key), make)
 
-    def _split(self, form: Form, thinned: nn.Module) -> tuple[nn.Module, ...]:
-        assert form.rank is not None
+    def _split(self, form: Form, split: Decompose, thinned: nn.Module) -> tuple[nn.Module, ...]:
+        if split.kind != "svd":
+            return tuple(split_layer(form.module, thinned, split.rank, split))
         whole = Form(form.module, form.removed)
         singular = self._keep("singular", whole, lambda: singular_values(form.module, thinned))
-        return tuple(split_by(singular, thinned, form.rank))
+        return tuple(split_by(singular, thinned, split.rank))
 
     def _remove(self, form: Form) -> nn.Module:
         module = copy.deepcopy(self._plan.modules[form.module])

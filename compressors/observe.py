@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import torch
-from gulliver.compressors.calibrators import BINS, Histogram
+from gulliver.compressors.calibrators import Histogram
 from gulliver.tasks.protocol import Inputs
 from torch import Tensor, fx
 
@@ -28,13 +28,13 @@ def observe_histograms(
     traced: fx.GraphModule, extremes: Mapping[fx.Node, tuple[float, float]], calibration: Iterable[Inputs]
 ) -> dict[fx.Node, Histogram]:
     """Return the histogram of each source's tensors between its extremes."""
-    counts = {node: torch.zeros(BINS, dtype=torch.float64) for node in extremes}
+    histograms = {node: Histogram.empty(*bounds) for node, bounds in extremes.items()}
 
     def see(node: fx.Node, values: Tensor) -> None:
-        counts[node] += torch.histc(values.float(), BINS, *extremes[node])
+        histograms[node].add(values)
 
     _run(traced, extremes, calibration, see)
-    return {node: Histogram(counts[node], *extremes[node]) for node in extremes}
+    return histograms
 
 
 def _run(

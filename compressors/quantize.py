@@ -8,12 +8,11 @@ A whitepaper", 2018.
 import copy
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 
 import torch
 from gulliver.compressors.adaround import learn_rows
 from gulliver.compressors.batch_norm import fold_batch_norms
-from gulliver.compressors.calibrators import CALIBRATORS, Grid, fit_grid
+from gulliver.compressors.calibrators import Grid, calibrated_range, fit_grid
 from gulliver.compressors.correct_bias import correct_biases
 from gulliver.compressors.equalize import equalize
 from gulliver.compressors.layer_inputs import calls_of, product_sums, weight_matrix
@@ -171,9 +170,7 @@ def _round_inputs(
     histograms = observe_histograms(traced, beyond, calibration) if beyond else {}
     ranges = dict(extremes)
     for source, histogram in histograms.items():
-        choice = readers[source]
-        fit = partial(fit_grid, bits=choice.activation_bits, symmetric=choice.symmetric)
-        ranges[source] = CALIBRATORS[choice.calibrator](histogram, fit)
+        ranges[source] = calibrated_range(histogram, readers[source])
     rounded = {source: _insert_rounding(traced, source, *ranges[source], readers[source]) for source in readers}
     _reroute(traced, {node for node, choice in chosen.items() if choice.group_size is None}, rounded)
 

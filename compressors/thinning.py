@@ -16,7 +16,7 @@ _DIGEST_BYTES = 16
 
 @dataclass(frozen=True)
 class Thinning:
-    """The form of each step's module, None where it has none, and the module, or the two halves, in that form.
+    """The form of each step's module, None where it has none, and the module, or its parts, in that form.
 
     Two steps' `keys` are equal where they are the same step and all that influences its value in floating point is
     equal. Batch norms have new statistics where `estimated`, and those of the original where nothing is thinned.
@@ -41,7 +41,7 @@ def thinning_of(recipe: Recipe, plan: Plan, graph: LayerGraph, parts: LayerParts
     keys: list[bytes] = []
     for position, step in enumerate(plan.steps):
         form = _form(step, recipe, plan, removed) if step.module else None
-        own = (position, form and (form.removed, form.rank), estimated and step.kind == "batch_norm")
+        own = (position, form and (form.removed, form.split), estimated and step.kind == "batch_norm")
         forms.append(form)
         keys.append(digest(repr(own).encode(), *(keys[source] for source in step.sources)))
     return Thinning(tuple(forms), tuple(parts.modules(form) for form in forms), tuple(keys), estimated)
@@ -50,5 +50,4 @@ def thinning_of(recipe: Recipe, plan: Plan, graph: LayerGraph, parts: LayerParts
 def _form(step: Step, recipe: Recipe, plan: Plan, removed: list[int]) -> Form:
     counts = tuple(removed[position] for position in plan.groups_of[step.module])
     choice = recipe.layers.get(step.module)
-    split = choice.decompose if choice else None
-    return Form(step.module, counts, split.rank if split else None)
+    return Form(step.module, counts, choice.decompose if choice else None)

@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Literal
 
 from gulliver.spaces.layer_graph import Layer, LayerGraph
+from gulliver.spaces.parts import parts_of
 from gulliver.spaces.recipe import Decompose, Quantize, Recipe
 from gulliver.spaces.shapes import Channels, channels_after, inputs_per_group
 
@@ -69,18 +71,9 @@ def _shape_bytes(layer: Layer) -> int:
     return _SHAPE_BYTES * (len(layer.kernel_size) + 3) if layer.groups > 1 else 0
 
 
-def _parts(layer: Layer, channels: Channels, choice: Decompose | None) -> tuple[_Part, ...]:
-    """Return the parts of a layer, one if it is not split; no rank is larger than that of what is split."""
-    height, width = (*layer.kernel_size, 1, 1)[:2]
-    inputs, outputs = channels.inputs, channels.outputs
-    if choice is None:
-        return (_Part(outputs * inputs_per_group(layer, channels) * height * width, outputs),)
-    if choice.kind == "channel_svd":
-        rank = min(choice.rank, inputs * height * width, outputs)
-        return _Part(rank * inputs * height * width, rank), _Part(outputs * rank, outputs)
-    if choice.kind == "tucker2":
-        in_rank, rank = min(choice.in_rank or choice.rank, inputs), min(choice.rank, outputs)
-        core = _Part(in_rank * rank * height * width, rank)
-        return _Part(inputs * in_rank, in_rank), core, _Part(rank * outputs, outputs)
-    rank = min(choice.rank, inputs * height, outputs * width)
-    return _Part(rank * inputs * height, rank), _Part(outputs * rank * width, outputs)
+def _parts(layer: Layer, channels: Channels, split: Decompose | None) -> tuple[_Part, ...]:
+    """Return the parts of a layer, one if it is not split."""
+    if split is None:
+        weights = channels.outputs * inputs_per_group(layer, channels) * prod(layer.kernel_size)
+        return (_Part(weights, channels.outputs),)
+    return tuple(_Part(part.weight_count, part.outputs) for part in parts_of(layer, channels, split))

@@ -12,12 +12,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from gulliver.compressors.calibrators import Histogram, Range, calibrated_range
 from gulliver.compressors.compress import Original, first_samples
 from gulliver.compressors.decompose import split_layer
 from gulliver.compressors.quantize import QuantizedActivation, QuantizedLayer
 from gulliver.spaces.layer_graph import ChannelGroup
 from gulliver.spaces.plain import why_not_plain
-from gulliver.spaces.recipe import LayerRecipe, Recipe
+from gulliver.spaces.recipe import LayerRecipe, Quantize, Recipe
 from gulliver.spaces.shapes import group_ratio, removed_channels
 from gulliver.tasks.errors import InputError
 from torch import Tensor, nn
@@ -51,7 +52,7 @@ def taylor_losses(original: Original, recipes: Sequence[Recipe], samples: int) -
     """
     for recipe in recipes:
         if reason := why_not_plain(recipe):
-            raise InputError(f"the loss of ratios, ranks and bits alone can be estimated, but {reason}")
+            raise InputError(f"the loss of plain choices alone can be estimated, but {reason}")
     inputs, outputs = first_samples(original, samples)
     batches = [_Batch(len(its), _observe(original, given)) for given, its in zip(inputs, outputs, strict=True)]
     return tuple(_loss(original, recipe, batches) for recipe in recipes)
@@ -126,16 +127,25 @@ def _difference(
         changed = values.index_fill(channel_dimension, torch.tensor(removed), 0.0)
     compressed = _compressed(name, layer, choice)
     if choice.quantize:
-        lowest, highest = (bound.item() for bound in torch.aminmax(changed))
-        changed = QuantizedActivation(lowest, highest, choice.quantize.activation_bits)(changed)
+        changed = QuantizedActivation(*_range(changed, choice.quantize), choice.quantize.activation_bits)(changed)
     difference: Tensor = compressed(changed) - layer(values)
     return difference
+
+
+def _range(values: Tensor, choice: Quantize) -> Range:
+    """Return the range that the choice's calibrator finds for these values alone."""
+    lowest, highest = (bound.item() for bound in torch.aminmax(values))
+    if choice.calibrator == "min_max":
+        return lowest, highest
+    histogram = Histogram.empty(lowest, highest)
+    histogram.add(values)
+    return calibrated_range(histogram, choice)
 
 
 def _compressed(name: str, layer: nn.Module, choice: LayerRecipe) -> nn.Module:
     parts: list[nn.Module] = [layer]
     if choice.decompose:
-        parts = list(split_layer(name, layer, choice.decompose.rank).children())
+        parts = list(split_layer(name, layer, choice.decompose.rank, choice.decompose).children())
     if choice.quantize:
         parts = [QuantizedLayer(part, choice.quantize.weight_bits) for part in parts]  # type: ignore[arg-type]
     return nn.Sequential(*parts)

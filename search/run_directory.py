@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gulliver.search.settings import SearchSettings
+from gulliver.spaces.recipe import choice_values
 from gulliver.tasks.cache import write_atomically
 from gulliver.tasks.errors import InputError
 
@@ -80,4 +81,5 @@ def settings_record(task: str, network: str, target: Any, settings: SearchSettin
     """Return everything that decides a search's outcome, flat, for the run directory to keep."""
     sampler = {"name": type(settings.sampler).__name__, **asdict(settings.sampler)}
     own = {key: value for key, value in asdict(settings).items() if key != "sampler"}
+    own["space"] = choice_values(settings.space)
     return {"task": task, "network": network, "target": asdict(target), "sampler": sampler, **own}

@@ -301,9 +301,11 @@ class _Search:
     def _rank_correlations(self, candidates: Sequence[Candidate]) -> dict[str, float]:
         """Return, and say, how well the predicted losses rank what the trials lost."""
         settings, searched = self.settings.sensitivity, read_sensitivities(self.directory.path)
-        found = rank_correlations(self.original, self.space, settings, searched, candidates)
+        found, refused = rank_correlations(self.original, self.space, settings, searched, candidates)
         listed = ", ".join(f"{correlation:.2f} ({method})" for method, correlation in found.items())
         self.say(f"rank correlation of predicted losses with the accuracy that trials lost: {listed}")
+        for method, reason in refused.items():
+            self.say(f"  {method} is left out: {reason}")
         return found
 
     def _report(self, candidates: Sequence[Candidate], result: Result) -> None:

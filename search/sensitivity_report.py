@@ -78,12 +78,18 @@ def rank_correlations(
     settings: SensitivitySettings,
     searched: Sensitivities,
     candidates: Sequence[Candidate],
-) -> dict[str, float]:
-    """Return for the sensitivities that were searched with, and for the gradient's, how well they rank the losses."""
-    known = {searched.method: searched}
+) -> tuple[dict[str, float], dict[str, str]]:
+    """Return how well the sensitivities that were searched with, and the gradient's, rank the losses.
+
+    With them come the methods that cannot judge choices of this space, and why.
+    """
+    known, refused = {searched.method: searched}, dict[str, str]()
     if "gradient" not in known:
-        known["gradient"] = measure_sensitivities(original, space, settings, "gradient")
-    return {method: rank_correlation(it, space, candidates) for method, it in known.items()}
+        try:
+            known["gradient"] = measure_sensitivities(original, space, settings, "gradient")
+        except InputError as error:
+            refused["gradient"] = str(error)
+    return {method: rank_correlation(it, space, candidates) for method, it in known.items()}, refused
 
 
 def rank_correlation(sensitivities: Sensitivities, space: Space, candidates: Sequence[Candidate]) -> float:

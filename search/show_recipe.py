@@ -4,6 +4,8 @@ from collections.abc import Iterator
 
 from gulliver.spaces.recipe import LayerRecipe, Recipe
 
+_HEADINGS = ("layer", "removed", "rank", "weights", "inputs", "fallback")
+
 
 def show_recipe(recipe: Recipe) -> str:
     """Return the recipe as lines of text: what it was found for, then a line for each layer."""
@@ -26,18 +28,22 @@ def _header(recipe: Recipe) -> Iterator[str]:
 
 
 def _table(recipe: Recipe) -> Iterator[str]:
-    width = max(len("layer"), *(len(name) for name in recipe.layers))
-    yield f"{'layer':{width}}  {'removed':>8}  {'rank':>5}  {'weights':>8}  {'inputs':>8}  fallback"
-    for name, choice in recipe.layers.items():
-        yield f"{name:{width}}  {_choice(choice)}"
+    rows = [_HEADINGS, *((name, *_choice(choice)) for name, choice in recipe.layers.items())]
+    layer, *widths = (max(map(len, column)) for column in zip(*rows, strict=True))
+    for name, *cells, fallback in rows:
+        columns = (f"{cell:>{max(width, 8)}}" for cell, width in zip(cells, widths, strict=False))
+        yield "  ".join([f"{name:{layer}}", *columns, fallback]).rstrip()
 
 
-def _choice(choice: LayerRecipe) -> str:
+def _choice(choice: LayerRecipe) -> tuple[str, ...]:
+    """Return what is removed, the rank and kind of split, weights, inputs with their calibrator, and the fallback."""
     removed = f"{choice.sparsify.ratio:.0%}" if choice.sparsify else "-"
-    rank = str(choice.decompose.rank) if choice.decompose else "-"
-    bits = choice.quantize
-    weights, inputs = (f"int{bits.weight_bits}", f"int{bits.activation_bits}") if bits else ("float", "float")
-    return f"{removed:>8}  {rank:>5}  {weights:>8}  {inputs:>8}  {choice.fallback or ''}".rstrip()
+    split, bits = choice.decompose, choice.quantize
+    rank = " ".join([split.kind] * (split.kind != "svd") + [str(split.rank)]) if split else "-"
+    weights = f"int{bits.weight_bits}" if bits else "float"
+    calibrator = [bits.calibrator] if bits and bits.calibrator != "min_max" else []
+    inputs = " ".join([f"int{bits.activation_bits}" if bits else "float", *calibrator])
+    return removed, rank, weights, inputs, choice.fallback or ""
 
 
 def _number(value: object) -> str:

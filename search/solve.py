@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from gulliver.search.assignment import Assignment
+from gulliver.search.dead_ends import Kept, without_dead_ends
 from gulliver.search.dynamic_program import dynamic_program
 from gulliver.search.elimination import elimination_order, frontier_size
 from gulliver.search.integer_program import integer_program
@@ -36,10 +37,13 @@ def solve(problem: Problem, budgets_ms: Sequence[float]) -> tuple[Solution | Non
 def assign(problem: Problem, budgets_ms: Sequence[float]) -> tuple[Assignment | None, ...]:
     """Return what `solve` does, with a lower bound of the loss instead of the costs."""
     _check(problem)
+    problem, kept = without_dead_ends(problem)
     order = elimination_order(problem)
     if frontier_size(problem, order) <= MAX_FRONTIER:
-        return dynamic_program(problem, budgets_ms, order)
-    return integer_program(problem, budgets_ms)
+        found = dynamic_program(problem, budgets_ms, order)
+    else:
+        found = integer_program(problem, budgets_ms)
+    return tuple(it and Assignment(_of_all_rungs(it.rungs, kept), it.lower_bound) for it in found)
 
 
 def ladder(problem: Problem, count: int) -> tuple[float, ...]:
@@ -75,6 +79,10 @@ def _found(problem: Problem, budget_ms: float) -> Solution:
             f"a ladder's ends must be found, but no assignment was within {budget_ms} in the solver's time"
         )
     return solution
+
+
+def _of_all_rungs(rungs: Sequence[int], kept: Kept) -> tuple[int, ...]:
+    return tuple(int(left[rung]) for rung, left in zip(rungs, kept, strict=True))
 
 
 def _solution(problem: Problem, rungs: tuple[int, ...]) -> Solution:

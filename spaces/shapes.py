@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod, sqrt
 
 from gulliver.spaces.layer_graph import ChannelGroup, Coupling, Layer, LayerGraph
 from gulliver.spaces.recipe import Recipe
@@ -56,15 +57,22 @@ def inputs_per_group(layer: Layer, channels: Channels) -> int:
     return 1 if layer.groups == layer.in_channels > 1 else channels.inputs // layer.groups
 
 
-def break_even_rank(layer: Layer, channels: Channels) -> float:
-    """Return the rank at which the two thinner layers cost as many multiply-accumulates as the layer.
+def break_even_rank(layer: Layer, channels: Channels, kind: str = "svd") -> float:
+    """Return the rank at which the thinner layers of this kind cost as many multiply-accumulates as the layer.
 
-    A kh x kw convolution costs I*O*kh*kw a pixel, its two halves rank * (I*kh + O*kw); a linear layer
-    has kh = kw = 1.
+    A kh x kw convolution costs I*O*kh*kw a pixel, its two halves rank * (I*kh + O*kw); a linear layer has kh = kw = 1.
+    By "channel_svd" they cost rank * (I*kh*kw + O). "tucker2" costs rank * (I*p + rank*kh*kw + O), with p pixels read
+    for each one that is given, and thins nothing from the smaller of I and O on.
     """
     height, width = (*layer.kernel_size, 1, 1)[:2]
-    whole = channels.inputs * channels.outputs * height * width
-    return whole / (channels.inputs * height + channels.outputs * width)
+    inputs, outputs, kernel = channels.inputs, channels.outputs, height * width
+    whole = inputs * outputs * kernel
+    if kind == "channel_svd":
+        return whole / (inputs * kernel + outputs)
+    if kind == "tucker2":
+        outside = inputs * prod(layer.input_shape[2:]) / prod(layer.output_shape[2:]) + outputs
+        return min((sqrt(outside**2 + 4 * kernel * whole) - outside) / (2 * kernel), inputs, outputs)
+    return whole / (inputs * height + outputs * width)
 
 
 def _sides(layer: Layer, coupling: Coupling) -> tuple[int, ...]:

@@ -1,13 +1,14 @@
 """The space: one ordered ladder of rungs for each (group, dimension), suggested as integers."""
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from gulliver.spaces.capabilities import Capabilities
 from gulliver.spaces.layer_graph import ChannelGroup, Layer, LayerGraph
-from gulliver.spaces.recipe import Decompose, LayerRecipe, Quantize, Recipe, Sparsify
+from gulliver.spaces.parts import why_not_offered
+from gulliver.spaces.recipe import CALIBRATORS, DECOMPOSITIONS, Decompose, LayerRecipe, Quantize, Recipe, Sparsify
 from gulliver.spaces.shapes import Channels, break_even_rank, channels_after, channels_of
 from gulliver.tasks.errors import InputError
 from optuna.trial import BaseTrial
@@ -18,7 +19,8 @@ class SpaceOptions:
     """What a search may choose from: bits of weights and activations, largest sparsity, ranks.
 
     `ranks` are shares of the rank at which splitting a layer stops saving multiply-accumulates. With `reconstruct`,
-    layers that read removed channels are solved anew (compressors/reconstruct.py).
+    layers that read removed channels are solved anew (compressors/reconstruct.py). All bits are offered with each of
+    the `calibrators`, and ranks of each of the `decompositions`.
     """
 
     bits: tuple[tuple[int, int], ...] = ((8, 8), (4, 8))
@@ -26,6 +28,9 @@ class SpaceOptions:
     ranks: tuple[float, ...] = (0.67, 0.33)
     keep_float: tuple[str, ...] = ()
     reconstruct: bool = True
+    # Younger than the first searches: left out of their settings at the defaults, so that they still open.
+    calibrators: tuple[str, ...] = field(default=("min_max",), metadata={"younger": True})
+    decompositions: tuple[str, ...] = field(default=("svd",), metadata={"younger": True})
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_ratio < 1:
@@ -33,6 +38,13 @@ class SpaceOptions:
         for rank in self.ranks:
             if not 0 < rank < 1:
                 raise InputError(f"`0 < rank < 1` must hold for space.ranks, but one is {rank}")
+        for key, known in (("calibrators", CALIBRATORS), ("decompositions", DECOMPOSITIONS)):
+            names = getattr(self, key)
+            if not names or not {*names} <= {*known} or len({*names}) < len(names):
+                raise InputError(
+                    f"space.{key} must be one or more different ones of {', '.join(known)}, "
+                    f"but are {', '.join(names) or 'none'}"
+                )
 
 
 @dataclass(frozen=True)
@@ -75,9 +87,8 @@ class Space:
         ]
         sparsity = [Dimension("sparsity", group.name, len(self.ratios(group))) for group in self.graph.channel_groups]
         rank = [
-            Dimension("rank", name, 1 + len(self.options.ranks))
+            Dimension("rank", name, 1 + len(self.splits(layer, _all_channels(layer))))
             for name, layer in self.graph.layers.items()
-            if self.ranks(layer, Channels(layer.in_channels, layer.out_channels))
         ]
         return tuple(dimension for dimension in (*precision, *sparsity, *rank) if dimension.rungs > 1)
 
@@ -89,7 +100,7 @@ class Space:
     @property
     def notes(self) -> tuple[str, ...]:
         """Return what is not offered and why, a line each."""
-        return tuple(dict.fromkeys((*self._precision_notes(), *self._sparsity_notes())))
+        return tuple(dict.fromkeys((*self._precision_notes(), *self._sparsity_notes(), *self._rank_notes())))
 
     def suggest(self, trial: BaseTrial) -> Recipe:
         """Return the trial's recipe; a fresh trial samples it, a finished or fixed one decodes it."""
@@ -154,16 +165,19 @@ class Space:
         return f"the search chose {self.capabilities.float_type}"
 
     def precisions(self, layer: Layer) -> tuple[Quantize, ...]:
-        """Return the widths offered for the layer, beside floating point."""
+        """Return the widths offered for the layer with the calibrators of each, beside floating point."""
         return self._offered(("precision", layer.name), lambda: self._precisions(layer))
 
     def ratios(self, group: ChannelGroup) -> tuple[float, ...]:
         """Return the shares of the group's channels that may be removed, 0 first."""
         return self._offered(("sparsity", group.name), lambda: self._ratios(group))
 
-    def ranks(self, layer: Layer, channels: Channels) -> tuple[int, ...]:
-        """Return the ranks offered at these channel counts, largest first, each one saving something."""
-        return self._offered(("rank", layer.name, channels), lambda: self._ranks(layer, channels))
+    def splits(self, layer: Layer, channels: Channels) -> tuple[Decompose | None, ...]:
+        """Return how the layer may be split at these channel counts: by each kind its ranks, largest first.
+
+        There are as many for all channel counts: a kind with fewer ranks left repeats the last, and is None without.
+        """
+        return self._offered(("rank", layer.name, channels), lambda: tuple(self._splits(layer, channels)))
 
     def _offered(self, question: Hashable, answer: Callable[[], tuple[Any, ...]]) -> tuple[Any, ...]:
         """Return what is offered; a search asks the same thousands of times."""
@@ -174,7 +188,7 @@ class Space:
     def _precisions(self, layer: Layer) -> tuple[Quantize, ...]:
         if layer.name in self.options.keep_float:
             return ()
-        asked = (Quantize(*bits) for bits in self.options.bits)
+        asked = (Quantize(*bits, calibrator) for bits in self.options.bits for calibrator in self.options.calibrators)
         return tuple(quantize for quantize in asked if self.capabilities.runs(layer.kind, quantize))
 
     def _ratios(self, group: ChannelGroup) -> tuple[float, ...]:
@@ -183,10 +197,18 @@ class Space:
         ratios = (1 - kept / group.channels for kept in self.capabilities.multiples(group.channels))
         return tuple(ratio for ratio in ratios if ratio <= self.options.max_ratio)
 
-    def _ranks(self, layer: Layer, channels: Channels) -> tuple[int, ...]:
-        if layer.groups > 1 or layer.kind == "conv1d":
+    def _splits(self, layer: Layer, channels: Channels) -> Iterator[Decompose | None]:
+        for kind in self.options.decompositions:
+            if self._ranks(layer, _all_channels(layer), kind):
+                ranks = self._ranks(layer, channels, kind)
+                for place in range(len(self.options.ranks)):
+                    yield Decompose(ranks[min(place, len(ranks) - 1)], kind) if ranks else None
+
+    def _ranks(self, layer: Layer, channels: Channels, kind: str) -> tuple[int, ...]:
+        """Return the ranks of one kind of split, largest first, each one saving something."""
+        if why_not_offered(layer, kind) is not None:
             return ()
-        break_even = break_even_rank(layer, channels)
+        break_even = break_even_rank(layer, channels, kind)
         multiples = self.capabilities.multiples(max(self.capabilities.small_channel_multiple, int(break_even)))
         liked = [multiple for multiple in multiples if multiple % self.capabilities.small_channel_multiple == 0]
         nearest = {min(liked, key=lambda rank: abs(rank - share * break_even)) for share in self.options.ranks}
@@ -204,10 +226,11 @@ class Space:
             group = next(group for group in self.graph.channel_groups if group.name == name)
             asked, offered = choice.sparsify.ratio if choice.sparsify else 0.0, self.ratios(group)
         else:
-            asked = choice.decompose.rank if choice.decompose else None
-            offered = (None, *self.ranks(layer, channels[name]))
+            asked = Decompose(choice.decompose.rank, choice.decompose.kind) if choice.decompose else None
+            offered = (None, *self.splits(layer, channels[name]))
         if asked not in offered:
-            raise InputError(f"{dimension.name} must be one of {', '.join(map(str, offered))}, but is {asked}")
+            listed = ", ".join(dict.fromkeys(map(_words, offered)))
+            raise InputError(f"{dimension.name} must be one of {listed}, but is {_words(asked)}")
         return offered.index(asked)
 
     def _precision_notes(self) -> list[str]:
@@ -224,6 +247,11 @@ class Space:
     def _sparsity_notes(self) -> list[str]:
         groups = (group for group in self.graph.channel_groups if group.not_prunable)
         return [f"{group.name}: channels are not removed, because {group.not_prunable}" for group in groups]
+
+    def _rank_notes(self) -> list[str]:
+        kinds = self.options.decompositions if self.options.ranks else ()
+        found = ((layer, kind, why_not_offered(layer, kind)) for layer in self.graph.layers.values() for kind in kinds)
+        return [f"{_form(layer)}: {kind} is not offered, because {reason}" for layer, kind, reason in found if reason]
 
 
 @dataclass(frozen=True)
@@ -247,8 +275,7 @@ class RungChoices:
     def decompose(self, layer: str) -> Decompose | None:
         """Return how the layer is split, None where it stays whole."""
         rung = self._rung("rank", layer)
-        ranks = self.space.ranks(self.space.graph.layers[layer], self.channels(layer)) if rung else ()
-        return Decompose(ranks[min(rung, len(ranks)) - 1]) if ranks else None
+        return self.space.splits(self.space.graph.layers[layer], self.channels(layer))[rung - 1] if rung else None
 
     def channels(self, layer: str) -> Channels:
         """Return the layer's channel counts after removals."""
@@ -260,6 +287,23 @@ class RungChoices:
     def _rung(self, method: str, owner: str) -> int:
         name = f"{method}/{owner}"
         return self.rungs.get(name, 0) if name in self.space.names else 0
+
+
+def _all_channels(layer: Layer) -> Channels:
+    return Channels(layer.in_channels, layer.out_channels)
+
+
+def _words(offered: object) -> str:
+    """Return what a rung offers; a rank alone is that of a spatial SVD."""
+    if not isinstance(offered, Decompose):
+        return str(offered)
+    return str(offered.rank) if offered.kind == "svd" else f"{offered.kind} {offered.rank}"
+
+
+def _form(layer: Layer) -> str:
+    """Return what layers have in common that can be split alike."""
+    grouped = "grouped " if layer.groups > 1 else ""
+    return " ".join([grouped + layer.kind, *["x".join(map(str, layer.kernel_size))] * bool(layer.kernel_size)])
 
 
 def untouched(graph: LayerGraph) -> Recipe:

@@ -5,7 +5,7 @@ always fuse into the layer before them; a residual addition fuses into a floatin
 pass of its own behind an int8 one; a tensor that is needed both rounded and in floating point costs a conversion.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 
@@ -13,6 +13,7 @@ from gulliver.evaluators.latency.kernel import BYTES_PER_ELEMENT, ComputeKernel,
 from gulliver.evaluators.latency.target import OperationLowering
 from gulliver.spaces.choices import Choices, RecipeChoices
 from gulliver.spaces.layer_graph import Layer, LayerGraph, Operation
+from gulliver.spaces.parts import Part, parts_of
 from gulliver.spaces.recipe import Quantize, Recipe
 from gulliver.spaces.shapes import Channels
 
@@ -100,10 +101,13 @@ class Lowering:
 
     def _kernels(self, layer: Layer, output: str) -> list[ComputeKernel]:
         precision = self.precision_of(self.choices.quantize(layer.name), self.float_type)
-        whole = _kernel(layer, self.choices.channels(layer.name), self.batch, precision, output)
+        channels = self.choices.channels(layer.name)
+        whole = _kernel(layer, channels, self.batch, precision, output)
         split = self.choices.decompose(layer.name)
+        if split is None:
+            return [whole]
         between = _INT8 if self._reads_int8(layer.name) else self.float_type
-        return [whole] if split is None else list(_halves(whole, split.rank, between))
+        return list(_kernels_of_parts(whole, parts_of(layer, channels, split), between))
 
     def _fused_into(self, operation: Operation) -> tuple[tuple[str, ...], Operation]:
         """Return what is fused into a layer, and the operation whose result the layer then gives."""
@@ -258,27 +262,20 @@ def _kernel(layer: Layer, channels: Channels, batch: int, precision: str, output
     )
 
 
-def _halves(whole: ComputeKernel, rank: int, between: str) -> tuple[ComputeKernel, ComputeKernel]:
-    """Return the two kernels that a layer of this rank runs as (compressors/decompose.py), and what is between them."""
-    if whole.kind == "linear":
-        first = replace(whole, out_channels=rank, output_precision=between)
-        return first, replace(whole, in_channels=rank)
-    first = replace(
-        whole,
-        out_channels=rank,
-        kernel_size=(whole.kernel_size[0], 1),
-        stride=(whole.stride[0], 1),
-        padding=(whole.padding[0], 0),
-        dilation=(whole.dilation[0], 1),
-        output_precision=between,
-    )
-    second = replace(
-        whole,
-        in_channels=rank,
-        input_size=first.output_size,
-        kernel_size=(1, whole.kernel_size[1]),
-        stride=(1, whole.stride[1]),
-        padding=(0, whole.padding[1]),
-        dilation=(1, whole.dilation[1]),
-    )
-    return first, second
+def _kernels_of_parts(whole: ComputeKernel, parts: Sequence[Part], between: str) -> Iterator[ComputeKernel]:
+    """Yield the kernels that a split layer runs as; what they hand to each other is `between`."""
+    size = whole.input_size
+    for index, part in enumerate(parts):
+        kernel = replace(
+            whole,
+            in_channels=part.inputs,
+            out_channels=part.outputs,
+            input_size=size,
+            kernel_size=part.kernel_size,
+            stride=part.stride,
+            padding=part.padding,
+            dilation=part.dilation,
+            output_precision=whole.output_precision if index == len(parts) - 1 else between,
+        )
+        size = kernel.output_size
+        yield kernel

@@ -5,12 +5,23 @@ import random
 
 import pytest
 import torch
+from gulliver.compressors.calibrators import Histogram
 from gulliver.compressors.candidate_network import CandidateNetwork, SharedPrefix
 from gulliver.compressors.candidates import Candidates
 from gulliver.compressors.compress import compress, read_original
 from gulliver.spaces.capabilities import Capabilities
 from gulliver.spaces.network_identity import network_hash
-from gulliver.spaces.recipe import Decompose, Finetune, FoundFor, LayerRecipe, Quantize, Recipe, Sparsify
+from gulliver.spaces.recipe import (
+    CALIBRATORS,
+    DECOMPOSITIONS,
+    Decompose,
+    Finetune,
+    FoundFor,
+    LayerRecipe,
+    Quantize,
+    Recipe,
+    Sparsify,
+)
 from gulliver.spaces.space import Space, SpaceOptions
 from gulliver.tasks.errors import InputError
 from torch import fx, nn
@@ -152,7 +163,10 @@ def originals_of_all(originals):
 
 
 def space_of(original):
-    return Space(original.graph, CAPABILITIES, SpaceOptions(bits=BITS, max_ratio=0.8, reconstruct=False))
+    options = SpaceOptions(
+        bits=BITS, max_ratio=0.8, reconstruct=False, calibrators=CALIBRATORS, decompositions=DECOMPOSITIONS
+    )
+    return Space(original.graph, CAPABILITIES, options)
 
 
 def random_recipes(original, count, seed=0):
@@ -161,7 +175,8 @@ def random_recipes(original, count, seed=0):
     recipes, rungs = [], {}
     for number in range(count):
         changed = draw.sample(space.dimensions, 1) if number % 2 else space.dimensions
-        rungs |= {dimension.name: draw.randrange(dimension.rungs) for dimension in changed}
+        # A quarter as they are: of the rungs of a precision, only the first is none.
+        rungs |= {it.name: draw.randrange(it.rungs) * (draw.random() < 0.75) for it in changed}
         kept = {name: rung for name, rung in rungs.items() if number % 5 or name.startswith("precision")}
         recipes.append(space.decode(kept))
     return recipes
@@ -220,6 +235,9 @@ def test_the_recipes_that_are_compared_choose_from_everything(originals_of_all):
     ]
     assert {(it.quantize.weight_bits, it.quantize.activation_bits) for it in chosen if it.quantize} == set(BITS)
     assert all(sum(getattr(it, slot) is not None for it in chosen) > 30 for slot in ("sparsify", "decompose"))
+    assert {it.quantize.calibrator for it in chosen if it.quantize} == set(CALIBRATORS)
+    assert {it.decompose.kind for it in chosen if it.decompose and it.quantize} == set(DECOMPOSITIONS)
+    assert {it.decompose.kind for it in chosen if it.decompose and not it.quantize} == set(DECOMPOSITIONS)
 
 
 def test_networks_stay_what_they_are_when_others_are_made(originals, images_of):
@@ -283,6 +301,32 @@ def test_precisions_are_changed_without_any_calibration(originals):
     assert convolutions_of(candidates, Recipe(thinned)) == 0
 
 
+def test_calibrators_are_changed_without_any_forward_pass(originals, monkeypatch):
+    original, counted = originals["convolutions"], []
+    monkeypatch.setattr(
+        Histogram, "add", lambda self, values, add=Histogram.add: counted.append(1) or add(self, values)
+    )
+    candidates = Candidates(original, LARGE)
+    convolutions_of(candidates, precisions(original))
+    # The inputs of six layers are kept, and counted once in each of two batches for all calibrators and bits.
+    for bits, calibrator in ((8, "mse"), (8, "entropy"), (5, "percentile")):
+        assert convolutions_of(candidates, precisions(original, (8, bits, calibrator))) == 0
+        assert len(counted) == 2 * 6
+
+
+@pytest.mark.parametrize("first", CALIBRATORS)
+def test_of_the_readers_of_a_tensor_the_first_with_the_most_bits_chooses_its_calibrator(first, originals, images_of):
+    original, inputs = originals["residual"], images_of(5, seed=8)
+    candidates, layers = Candidates(original), dict(precisions(original).layers)
+    # Both read what block1 gives.
+    for bits, others in ((8, 8), (8, 6), (6, 8)):
+        layers["block2.conv1"] = LayerRecipe(quantize=Quantize(8, bits, first))
+        layers["block2.shortcut"] = LayerRecipe(quantize=Quantize(8, others, "mse"))
+        network, recipe = candidates.network(Recipe(layers)), Recipe(layers)
+        assert isinstance(network, CandidateNetwork)
+        assert torch.equal(outputs(network, inputs), outputs(compress(original, recipe), inputs))
+
+
 def test_calibration_begins_where_the_recipe_first_differs(originals):
     original = originals["convolutions"]
     candidates, layers = Candidates(original, LARGE), dict.fromkeys(original.graph.layers, LayerRecipe())
@@ -306,9 +350,10 @@ def test_a_shared_prefix_gives_what_each_network_gives_and_runs_only_what_differ
         network = candidates.network(recipe)
         assert torch.equal(outputs(lambda _, n=network: shared(n), inputs), outputs(network, inputs))
     layers = dict(precisions(original).layers)
-    for changed, runs in (("stem", 6), ("linear", 0), ("block2.conv2", 1), ("block2.shortcut", 1)):
+    changes = [("stem", 6, Quantize(4, 8)), ("linear", 0, Quantize(4, 8)), ("block2.conv2", 1, Quantize(4, 8))]
+    for changed, runs, choice in [*changes, ("block2.shortcut", 1, Quantize(4, 8)), ("stem", 6, Quantize(4, 8, "mse"))]:
         shared(candidates.network(Recipe(layers)))
-        layers[changed] = LayerRecipe(quantize=Quantize(4, 8))
+        layers[changed] = LayerRecipe(quantize=choice)
         network = candidates.network(Recipe(layers))
         with Calls() as calls:
             shared(network)
@@ -361,10 +406,8 @@ SPECIAL = (
     ("pointwise", Sparsify(0.5, criterion="taylor")),
     ("strided", Sparsify(0.5, reconstruct=True)),
     ("pointwise", Sparsify(0.5, "2:4")),
-    ("dilated", Decompose(4, "channel_svd")),
     ("dilated", Decompose(4, "tucker2", 3)),
     ("dilated", Decompose(4, data_aware=True)),
-    ("dilated", Quantize(calibrator="entropy")),
     ("strided", Quantize(symmetric=False)),
     ("dilated", Quantize(weight_scales="mse")),
     ("linear1", Quantize(group_size=16)),
@@ -382,7 +425,8 @@ def test_a_recipe_that_is_not_plain_is_compressed(name, choice, originals, image
     plain = Recipe(layers | {name: LayerRecipe(**{slot: type(choice)(next(iter(vars(choice).values())))})})
     recipe = Recipe(layers | {name: LayerRecipe(**{slot: choice})})
     assert candidates.refusal(plain) is None
-    assert candidates.refusal(recipe) == f"{name} asks for more than a ratio, a rank and bits: {choice}"
+    words = f"{name} asks for more than a ratio, a rank of a kind and bits with a calibrator"
+    assert candidates.refusal(recipe) == f"{words}: {choice}"
     network, inputs = candidates.network(recipe), images_of(4, seed=3)
     assert isinstance(network, fx.GraphModule)
     assert torch.equal(outputs(network, inputs), outputs(compress(original, recipe), inputs))

@@ -3,7 +3,9 @@ import copy
 import pytest
 import torch
 from gulliver.compressors.decompose import decompose, split_layer
+from gulliver.spaces.parts import Part, parts_of
 from gulliver.spaces.recipe import Decompose, LayerRecipe, Recipe
+from gulliver.spaces.shapes import Channels
 from gulliver.spaces.trace import trace
 from gulliver.tasks.errors import InputError
 from torch import nn
@@ -88,6 +90,8 @@ def test_only_layers_with_a_rank_are_replaced():
 
 
 KINDS = ["channel_svd", "tucker2"]
+SPLIT = [(layer, kind) for layer in [*CONVOLUTIONS, nn.Conv2d(2, 40, 3)] for kind in ("svd", *KINDS)]
+SPLIT += [(nn.Conv1d(6, 8, 3, 2, 1, 2), kind) for kind in KINDS]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -99,6 +103,18 @@ def test_every_kind_of_full_rank_gives_what_the_convolution_gives(layer, kind):
     with torch.no_grad():
         torch.testing.assert_close(parts(images), layer(images), rtol=0, atol=1e-5)
     assert [part.bias is not None for part in parts] == [False] * (len(parts) - 1) + [layer.bias is not None]
+
+
+@pytest.mark.parametrize("rank", [4, 10_000])
+@pytest.mark.parametrize(("layer", "kind"), SPLIT, ids=str)
+def test_parts_are_made_as_they_are_priced(layer, kind, rank):
+    images = torch.zeros(2, layer.in_channels, 13, 11) if isinstance(layer, nn.Conv2d) else torch.zeros(2, 6, 11)
+    whole = trace(nn.Sequential(copy.deepcopy(layer)).eval(), (images,)).layers["0"]
+    split = Decompose(rank, kind)
+    made = trace(split_layer("conv", layer, rank, split).eval(), (images,)).layers.values()
+    assert parts_of(whole, Channels(layer.in_channels, layer.out_channels), split) == tuple(
+        Part(it.in_channels, it.out_channels, it.kernel_size, it.stride, it.padding, it.dilation) for it in made
+    )
 
 
 @pytest.mark.parametrize("rank", [1, 3, 6])

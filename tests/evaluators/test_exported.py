@@ -4,15 +4,22 @@ from gulliver.compressors.compress import compress
 from gulliver.compressors.export import save_openvino, to_openvino
 from gulliver.evaluators.accuracy import score
 from gulliver.evaluators.exported import OpenvinoModule
-from gulliver.spaces.recipe import LayerRecipe, Quantize, Recipe
+from gulliver.spaces.recipe import Decompose, LayerRecipe, Quantize, Recipe
+
+CHOICES = {
+    "float": LayerRecipe(),
+    "int8": LayerRecipe(quantize=Quantize()),
+    "split": LayerRecipe(None, Decompose(12, "channel_svd"), Quantize(calibrator="entropy")),
+    "split by tucker": LayerRecipe(None, Decompose(12, "tucker2"), Quantize(calibrator="mse")),
+}
 
 
-@pytest.fixture(scope="module", params=["float", "int8"])
+@pytest.fixture(scope="module", params=CHOICES)
 def network(request, digits_original, tmp_path_factory):
     """Return a simulated network of the digits task and the file that it is exported to."""
-    choice = LayerRecipe(quantize=Quantize() if request.param == "int8" else None)
+    choice = CHOICES[request.param]
     model = compress(digits_original, Recipe(dict.fromkeys(digits_original.graph.layers, choice)))
-    path = tmp_path_factory.mktemp(request.param) / "network.xml"
+    path = tmp_path_factory.mktemp("exported") / "network.xml"
     save_openvino(to_openvino(model, digits_original.task.example_inputs, 32), path)
     return model, path
 

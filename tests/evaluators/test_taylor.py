@@ -8,7 +8,7 @@ from gulliver.compressors.compress import compress, read_original
 from gulliver.evaluators.divergence import kl_divergence, mean_divergence
 from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
 from gulliver.evaluators.taylor import taylor_losses
-from gulliver.spaces.recipe import Decompose, LayerRecipe, Quantize, Recipe, Sparsify
+from gulliver.spaces.recipe import CALIBRATORS, DECOMPOSITIONS, Decompose, LayerRecipe, Quantize, Recipe, Sparsify
 from gulliver.spaces.space import Space, SpaceOptions
 from gulliver.tasks.errors import InputError
 from scipy.stats import spearmanr
@@ -19,6 +19,7 @@ ROUNDED = LayerRecipe(quantize=Quantize(5, 16))
 SMALL = {
     "weights of 5 bits": {"last": ROUNDED},
     "activations of 4 bits": {"last": LayerRecipe(quantize=Quantize(8, 4))},
+    "activations of 4 bits, clipped": {"last": LayerRecipe(quantize=Quantize(8, 4, "mse"))},
     "rank 3 of 4": {"last": LayerRecipe(decompose=Decompose(3))},
     "rank and bits": {"last": LayerRecipe(decompose=Decompose(3), quantize=Quantize(8, 16))},
     "a channel removed": {"first": LayerRecipe(sparsify=Sparsify(0.125))},
@@ -171,6 +172,19 @@ def test_channels_of_a_convolution_are_removed_where_they_are_read():
     assert 0.3 < estimate / expected < 3
 
 
+@pytest.mark.parametrize("kind", DECOMPOSITIONS)
+def test_every_kind_of_split_is_estimated_as_what_it_makes_of_the_layer(kind):
+    original = original_of(Convolutions(False), noise(1000, 3, 8, 8))
+    recipe = recipe_of(original, {"last": LayerRecipe(decompose=Decompose(3, kind))})
+    (logits,) = original.outputs
+    changed = compress(original, recipe)(*original.calibration[0]).detach()
+    expected, deviations = expected_loss(logits, (changed - logits).double())
+    (estimate,) = taylor_losses(original, [recipe], 1000)
+    standard_error = float(deviations.square().sum().sqrt()) / 1000
+    assert abs(estimate - float(expected.mean())) < 4 * standard_error
+    assert 4 * standard_error < 0.5 * estimate, "the sampling error hides the estimate"
+
+
 class Words(nn.Module):
     """Whole numbers in, of which nothing has a gradient."""
 
@@ -223,8 +237,20 @@ def test_no_more_samples_are_seen_than_asked_for():
 def test_what_is_not_estimated_is_refused():
     original = original_of(Classifier(), noise(16, 6))
     recipe = recipe_of(original, {"last": LayerRecipe(quantize=Quantize(4, 8, rounding="gptq"))})
-    with pytest.raises(InputError, match=r"^the loss of ratios, ranks and bits alone can be estimated, but last asks"):
+    with pytest.raises(InputError, match=r"^the loss of plain choices alone can be estimated, but last asks"):
         taylor_losses(original, [recipe], 16)
+
+
+def test_calibrators_and_kinds_of_a_trained_network_are_ordered_as_their_measured_divergences_are(digits_original):
+    options = SpaceOptions(
+        ((8, 4),), max_ratio=0.0, ranks=(0.5,), calibrators=CALIBRATORS, decompositions=DECOMPOSITIONS
+    )
+    space = Space(digits_original.graph, CpuOpenvino(precisions=((8, 4),)).capabilities, options)
+    recipes = [space.decode({it.name: rung}) for it in space.dimensions for rung in range(1, it.rungs)]
+    candidates = Candidates(digits_original)
+    inputs, outputs = digits_original.calibration, digits_original.outputs
+    direct = [mean_divergence(candidates.network(it), inputs, outputs, kl_divergence) for it in recipes]
+    assert spearmanr(direct, taylor_losses(digits_original, recipes, 256)).statistic > 0.8
 
 
 def test_choices_of_a_trained_network_are_ordered_as_their_measured_divergences_are(digits_original):

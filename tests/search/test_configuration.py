@@ -1,6 +1,9 @@
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from pathlib import Path
 
 import pytest
+import yaml
+from gulliver import conf
 from gulliver.search.configuration import build, build_target
 from gulliver.search.settings import Budget, FinalistSettings
 from gulliver.spaces.space import SpaceOptions
@@ -44,6 +47,12 @@ def test_groups_inside_groups_are_built_too():
     assert built.finetune.epochs == 3
     with pytest.raises(InputError, match=r"unknown key finalists\.finetune\.epoch; known keys are epochs"):
         build(FinalistSettings, {"finetune": {"epoch": 3}}, "finalists")
+
+
+def test_the_file_of_the_space_mirrors_its_options():
+    values = yaml.safe_load((Path(conf.__file__).parent / "space" / "default.yaml").read_text())
+    assert set(values) == {item.name for item in fields(SpaceOptions)}
+    assert build(SpaceOptions, values, "space") == SpaceOptions()
 
 
 def test_lists_of_pairs_become_tuples_of_pairs():

@@ -1,7 +1,10 @@
 import json
 
 import pytest
-from gulliver.search.run_directory import RunDirectory
+from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
+from gulliver.search.run_directory import RunDirectory, settings_record
+from gulliver.search.settings import SearchSettings
+from gulliver.spaces.space import SpaceOptions
 from gulliver.tasks.errors import InputError
 
 
@@ -16,6 +19,20 @@ def test_a_folder_with_another_search_is_refused_naming_the_difference(tmp_path)
     directory.claim({"seed": 1, "task": "a"})
     with pytest.raises(InputError, match="holds a search with seed=1, but seed=2 is asked for"):
         directory.claim({"seed": 2, "task": "a"})
+
+
+def test_a_folder_made_before_a_search_chose_calibrators_and_kinds_of_split_still_opens(tmp_path):
+    def record(**options):
+        settings = SearchSettings(space=SpaceOptions(**options))
+        return settings_record("task", "network", CpuOpenvino(), settings)
+
+    older = record()
+    assert set(older["space"]) == {"bits", "max_ratio", "ranks", "keep_float", "reconstruct"}
+    RunDirectory(tmp_path).claim(older)
+    RunDirectory(tmp_path).claim(record(calibrators=("min_max",), decompositions=("svd",)))
+    for options in ({"calibrators": ("mse",)}, {"decompositions": ("svd", "tucker2")}):
+        with pytest.raises(InputError, match=r"holds a search with space=.*, but space=.* is asked for"):
+            RunDirectory(tmp_path).claim(record(**options))
 
 
 def test_the_number_of_trials_may_change(tmp_path):

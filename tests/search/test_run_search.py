@@ -10,7 +10,15 @@ from pathlib import Path
 
 import pandas
 import pytest
+from gulliver.compressors.compress import apply
+from gulliver.evaluators.accuracy import score
+from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
+from gulliver.search import search
+from gulliver.search.settings import FinalistSettings
+from gulliver.search.tracking import TrackingSettings
 from gulliver.spaces.recipe_file import read_recipe
+from gulliver.spaces.space import SpaceOptions
+from gulliver.tasks.digits_cnn import DigitsCNN
 
 GULLIVER = Path(sys.executable).with_name("gulliver")
 QUICK = [
@@ -213,6 +221,27 @@ def test_the_sensitivities_are_a_table_and_a_heat_map_and_are_judged_by_the_tria
     assert set(summary["rank_correlation"]) == {"direct", "gradient"}
     assert all(-1 <= value <= 1 for value in summary["rank_correlation"].values())
     assert "rank correlation of predicted losses" in stdout
+
+
+def test_a_search_that_chooses_calibrators_and_kinds_of_split_runs_through_and_exports_what_it_simulates(
+    searched, cache, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    task = DigitsCNN()
+    space = SpaceOptions(max_ratio=0.0, ranks=(0.5,), calibrators=("min_max", "mse"), decompositions=("svd", "tucker2"))
+    target = CpuOpenvino(calibration_networks=1, kernel_repetitions=3, repetitions=5)
+    finalists, tracking = FinalistSettings(count=2, finetune=None), TrackingSettings(enabled=False)
+    result = search(task, target, trials=6, out=tmp_path, tracking=tracking, finalists=finalists, space=space)
+    assert set(result.summary["rank_correlation"]) == {"direct", "gradient"}
+    losses = pandas.read_csv(tmp_path / "sensitivities.csv").groupby("dimension")["rung"].max()
+    assert losses["precision/stem.conv"] == losses["rank/stages.0.0.conv1"] == 2
+    tried = " ".join(pandas.read_parquet(tmp_path / "trials.parquet")["recipe"])
+    assert '"calibrator": "min_max"' in tried
+    assert '"calibrator": "mse"' in tried
+    for finalist in result.finalists:
+        network = apply(task, finalist.recipe)
+        assert score(task, network, "test") == pytest.approx(finalist.measured.accuracy_test, abs=0.01)
+    assert read_recipe(tmp_path / "recipes" / "best.yaml") == result.best.recipe
 
 
 def test_a_space_without_a_choice_is_one_line_and_exit_status_2(searched, cache, tmp_path):

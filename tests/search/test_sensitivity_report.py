@@ -1,17 +1,26 @@
 import csv
 import math
+from dataclasses import dataclass
 
 import pytest
+import torch
+from gulliver.compressors.compress import read_original
+from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
 from gulliver.search.journal import Scores
-from gulliver.search.sensitivity import Sensitivities
+from gulliver.search.sensitivity import METHODS, Sensitivities, SensitivitySettings
 from gulliver.search.sensitivity_report import (
     FILES,
     draw_sensitivities,
     predicted_losses,
     rank_correlation,
+    rank_correlations,
     write_sensitivities,
 )
 from gulliver.search.study import Candidate
+from gulliver.spaces.recipe import DECOMPOSITIONS
+from gulliver.spaces.space import Space, SpaceOptions
+from gulliver.tasks.errors import InputError
+from gulliver.tasks.residual_network import ResidualNetwork
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +76,53 @@ def test_a_loss_that_ranks_as_the_accuracies_fall_correlates_by_one(space, sensi
     # Ranks 1 2 3 4 against 1 2 4 3: 1 - 6 (1 + 1) / (4 (16 - 1)).
     swapped = candidates(space, [0.9, 0.8, 0.1, 0.7], [0, 1, 2, 3])
     assert rank_correlation(sensitivities, space, swapped) == pytest.approx(1 - 12 / 60)
+
+
+@dataclass
+class Untrained:
+    """The network of the space, and what it takes to measure it."""
+
+    name: str = "untrained"
+    example_inputs: tuple = (torch.zeros(1, 1, 8, 8),)
+
+    def __post_init__(self):
+        torch.manual_seed(0)
+        network = ResidualNetwork(widths=(16, 32), blocks_per_stage=1, stem_stride=1, in_channels=1, classes=10)
+        self.model = network.eval()
+
+    def calibration(self):
+        return [(torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(1)),)]
+
+
+@pytest.fixture
+def original(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return read_original(Untrained())
+
+
+def test_the_gradient_judges_calibrators_and_kinds_of_split_beside_the_method_that_was_searched_with(original):
+    options = SpaceOptions(ranks=(0.5,), calibrators=("min_max", "mse"), decompositions=DECOMPOSITIONS)
+    space = Space(original.graph, CpuOpenvino().capabilities, options)
+    searched = Sensitivities(
+        "direct", {(it.name, at): 1.0 * at for it in space.dimensions for at in range(it.rungs)}, {}
+    )
+    tried = candidates(space, [0.9, 0.8, 0.7], [0, 1, 2])
+    found, refused = rank_correlations(original, space, SensitivitySettings(pairs=2), searched, tried)
+    assert found == {"direct": 1.0, "gradient": 1.0}
+    assert refused == {}
+
+
+def test_a_method_that_cannot_judge_a_choice_of_the_space_is_left_out_and_says_why(
+    original, space, sensitivities, monkeypatch
+):
+    def refuse(original, settings, recipes):
+        raise InputError("the loss of this choice cannot be estimated")
+
+    monkeypatch.setitem(METHODS, "gradient", refuse)
+    tried = candidates(space, [0.9, 0.8, 0.7], [0, 1, 2])
+    found, refused = rank_correlations(original, space, SensitivitySettings(), sensitivities, tried)
+    assert found == {"direct": 1.0}
+    assert refused == {"gradient": "the loss of this choice cannot be estimated"}
 
 
 def test_a_trial_that_failed_is_left_out(space, sensitivities):

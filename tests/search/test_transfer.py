@@ -55,6 +55,30 @@ def test_widths_that_were_not_measured_cost_more_than_all_that_was(graph, measur
     assert found.losses["precision/0", 2] > 10 * sum(measured.losses.values())
 
 
+def test_between_two_measured_ranks_of_a_kind_the_loss_changes_with_one_over_the_rank(graph):
+    target, kinds = CpuOpenvino(channel_multiple=8, small_channel_multiple=8), ("tucker2", "svd")
+    convolution = trace(nn.Sequential(nn.Conv2d(64, 64, 3, padding=1)).eval(), (torch.zeros(1, 64, 8, 8),))
+
+    def ranked(*ranks):
+        return Space(convolution, target.capabilities, SpaceOptions(bits=(), ranks=ranks, decompositions=kinds))
+
+    old, new = ranked(0.7, 0.35), ranked(0.7, 0.45, 0.35)
+    # Tucker-2 breaks even at 57.3, svd at 96: ranks 40 and 24 by the one, 64 and 32 by the other were measured.
+    losses = {("rank/0", 1): 0.2, ("rank/0", 2): 0.6, ("rank/0", 3): 0.1, ("rank/0", 4): 0.4}
+    found = transferred(Sensitivities("direct", losses, {}), old, new).losses
+    assert [found["rank/0", rung] for rung in (1, 3, 4, 6)] == pytest.approx([0.2, 0.6, 0.1, 0.4])
+    # In between, by rung: 24 of Tucker-2, as measured, and 40 of svd, at 1/40 between 1/64 and 1/32.
+    assert found["rank/0", 2] == pytest.approx(0.6)
+    assert found["rank/0", 5] == pytest.approx(0.1 + 0.3 * (1 / 40 - 1 / 64) / (1 / 32 - 1 / 64))
+
+
+def test_a_calibrator_or_a_kind_that_was_not_measured_is_never_worth_choosing(graph, measured):
+    options = SpaceOptions(bits=((8, 8),), ranks=(), calibrators=("mse", "min_max"))
+    found = transferred(measured, space(graph, COARSE), Space(graph, COARSE.capabilities, options))
+    assert found.losses["precision/0", 2] == 0.1
+    assert found.losses["precision/0", 1] > 10 * sum(measured.losses.values())
+
+
 def test_pairs_are_kept_where_the_new_space_has_both(graph, measured):
     found = transferred(measured, space(graph, COARSE), space(graph, FINE))
     assert found.pairs == {("precision/0", "sparsity/0"): 0.5}

@@ -37,6 +37,22 @@ def test_break_even_ranks_by_hand(plain, mixed):
     assert break_even_rank(plain.layers["conv2"], Channels(32, 64)) == 64
 
 
+def test_break_even_ranks_of_the_other_kinds_by_hand(plain):
+    layer, channels = plain.layers["conv2"], Channels(64, 64)
+    # rank * (64*9 + 64) = 36864 a pixel; and 64*rank + 9*rank^2 + 64*rank = 36864.
+    assert break_even_rank(layer, channels, "channel_svd") == pytest.approx(57.6)
+    assert break_even_rank(layer, channels, "tucker2") == pytest.approx((1343488**0.5 - 128) / 18)
+    assert break_even_rank(layer, Channels(32, 64), "channel_svd") == pytest.approx(32 * 64 * 9 / (32 * 9 + 64))
+
+
+def test_tucker_reads_all_pixels_of_a_strided_layer_and_thins_nothing_from_its_channels_on(plain):
+    # conv1 reads 64 pixels for 16 that it gives: 4 * 48*rank + 9*rank^2 + 64*rank = 48*64*9.
+    layer = plain.layers["conv1"]
+    rank = break_even_rank(layer, Channels(48, 64), "tucker2")
+    assert 4 * 48 * rank + 9 * rank**2 + 64 * rank == pytest.approx(48 * 64 * 9)
+    assert break_even_rank(layer, Channels(3, 64), "tucker2") == 3
+
+
 def test_removed_channels_reach_every_reader(plain, residual):
     assert channels_after(plain, recipe(plain, conv1=0.25, conv2=0.5)) == {
         "conv1": Channels(3, 48),

@@ -4,8 +4,8 @@ import optuna
 import pytest
 import torch
 from gulliver.spaces.capabilities import Capabilities
-from gulliver.spaces.recipe import Decompose, LayerRecipe, Quantize, Recipe, Sparsify
-from gulliver.spaces.shapes import break_even_rank, channels_after
+from gulliver.spaces.recipe import CALIBRATORS, DECOMPOSITIONS, Decompose, LayerRecipe, Quantize, Recipe, Sparsify
+from gulliver.spaces.shapes import Channels, break_even_rank, channels_after
 from gulliver.spaces.space import Space, SpaceOptions
 from gulliver.spaces.trace import trace
 from gulliver.tasks.errors import InputError
@@ -15,6 +15,8 @@ from torch import nn
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 CPU = Capabilities("bfloat16", dict.fromkeys(("conv1d", "conv2d", "linear"), ((8, 8),)), 16, 8, 32)
 CHIP = Capabilities("float16", {"conv2d": ((8, 8), (4, 8)), "linear": ((8, 8),)}, 16, 16, 0)
+
+ALL = SpaceOptions(((8, 8), (4, 8)), calibrators=CALIBRATORS, decompositions=DECOMPOSITIONS)
 
 
 def changed(recipe, name, **slots):
@@ -26,9 +28,9 @@ def graph(request):
     return request.getfixturevalue(request.param)
 
 
-@pytest.fixture(params=[CPU, CHIP], ids=["cpu", "chip"])
+@pytest.fixture(params=[(CPU,), (CHIP,), (CHIP, ALL)], ids=["cpu", "chip", "all choices"])
 def space(graph, request):
-    return Space(graph, request.param)
+    return Space(graph, *request.param)
 
 
 def test_dimensions_are_precisions_sparsities_and_ranks_in_a_fixed_order(residual):
@@ -88,15 +90,89 @@ def test_every_rank_saves_multiply_accumulates(space):
         channels = channels_after(space.graph, recipe)
         for name, choice in recipe.layers.items():
             if choice.decompose:
-                assert choice.decompose.rank < break_even_rank(space.graph.layers[name], channels[name])
+                kind = choice.decompose.kind
+                assert choice.decompose.rank < break_even_rank(space.graph.layers[name], channels[name], kind)
 
 
 def test_grouped_and_one_dimensional_layers_have_no_rank(mixed):
     names = {dimension.name for dimension in Space(mixed, CPU).dimensions}
     assert not names & {"rank/depthwise", "rank/grouped"}
-    network = nn.Sequential(nn.Conv1d(64, 64, 3), nn.Conv1d(64, 64, 3)).eval()
-    graph = trace(network, (torch.zeros(1, 64, 20),))
+    graph = one_dimensional()
     assert {dimension.method for dimension in Space(graph, CPU).dimensions} == {"precision", "sparsity"}
+
+
+def one_dimensional():
+    network = nn.Sequential(nn.Conv1d(64, 64, 3), nn.Conv1d(64, 64, 3)).eval()
+    return trace(network, (torch.zeros(1, 64, 20),))
+
+
+def splits_at(space, name, inputs, outputs):
+    return space.splits(space.graph.layers[name], Channels(inputs, outputs))
+
+
+def test_all_bits_are_offered_with_every_calibrator(plain):
+    space = Space(plain, CHIP, SpaceOptions(calibrators=("mse", "min_max")))
+    offered = [space.decode({"precision/conv1": rung}).layers["conv1"].quantize for rung in range(5)]
+    assert offered == [
+        None,
+        Quantize(8, 8, "mse"),
+        Quantize(8, 8, "min_max"),
+        Quantize(4, 8, "mse"),
+        Quantize(4, 8, "min_max"),
+    ]
+    rungs = {it.name: it.rungs for it in space.dimensions if it.method == "precision"}
+    assert rungs == {"precision/conv1": 5, "precision/conv2": 5, "precision/linear": 3}
+
+
+def test_every_kind_of_split_has_ranks_near_the_asked_shares_of_its_own_break_even(plain):
+    # conv2 breaks even at 96, 57.6 and 57.3: 64.3 and 31.7; 38.6 and 19.0; 38.4 and 18.9.
+    space = Space(plain, CPU, SpaceOptions(decompositions=("svd", "channel_svd", "tucker2")))
+    assert splits_at(space, "conv2", 64, 64) == (
+        Decompose(64),
+        Decompose(32),
+        *(Decompose(rank, kind) for kind in ("channel_svd", "tucker2") for rank in (32, 16)),
+    )
+    decoded = [space.decode({"rank/conv2": rung}).layers["conv2"].decompose for rung in range(7)]
+    assert decoded == [None, *splits_at(space, "conv2", 64, 64)]
+
+
+def test_a_rung_is_of_one_kind_at_all_channel_counts_and_whole_where_that_kind_saves_nothing(residual):
+    # conv1 breaks even at its 32 inputs and 57.6: 21.4 and 10.6, 38.6 and 19.0. With 8 inputs at these 8 and at 20.6.
+    space = Space(residual, CPU, SpaceOptions(decompositions=("tucker2", "svd")))
+    whole = (Decompose(24, "tucker2"), Decompose(8, "tucker2"), Decompose(32), Decompose(16))
+    assert splits_at(space, "conv1", 32, 48) == whole
+    assert splits_at(space, "conv1", 8, 48) == (None, None, Decompose(16), Decompose(8))
+    recipe = space.decode({"sparsity/stem": 3, "rank/conv1": 1})
+    assert recipe.layers["conv1"].decompose is None
+    assert space.encode(recipe)["rank/conv1"] == 0
+
+
+def test_kinds_are_offered_only_to_layers_that_they_split_in_a_way_of_their_own(plain, mixed):
+    def ranked(graph, *kinds):
+        dimensions = Space(graph, CPU, SpaceOptions(decompositions=kinds)).dimensions
+        return {it.owner: it.rungs for it in dimensions if it.method == "rank"}
+
+    assert ranked(plain, "svd") == {"conv1": 3, "conv2": 3, "linear": 3}
+    assert ranked(plain, "svd", "tucker2") == {"conv1": 3, "conv2": 5, "linear": 3}
+    assert ranked(plain, "tucker2") == {"conv2": 3}
+    assert not {"depthwise", "grouped", "join"} & ranked(mixed, "tucker2").keys()
+    assert ranked(one_dimensional(), "svd", "channel_svd", "tucker2") == {"0": 5, "1": 5}
+
+
+def test_kinds_that_are_not_offered_are_noted_once_for_layers_that_are_alike(plain, mixed):
+    def notes(graph, *kinds):
+        return [
+            it for it in Space(graph, CPU, SpaceOptions(decompositions=kinds)).notes if "_svd" in it or "tuck" in it
+        ]
+
+    assert notes(plain, "svd", "channel_svd", "tucker2") == [
+        "linear: channel_svd is not offered, because svd is the same there",
+        "linear: tucker2 is not offered, because two layers give as much there",
+    ]
+    assert notes(mixed, "channel_svd") == [
+        "conv2d 1x1: channel_svd is not offered, because svd is the same there",
+        "grouped conv2d 3x3: channel_svd is not offered, because its channels are in groups",
+    ]
 
 
 def test_encoding_what_is_decoded_gives_the_same_recipe(space):
@@ -194,6 +270,19 @@ def test_an_empty_space_is_refused(plain):
         ({"max_ratio": 1}, "`0 <= space.max_ratio < 1` must hold, but it is 1"),
         ({"max_ratio": -0.5}, "`0 <= space.max_ratio < 1` must hold, but it is -0.5"),
         ({"ranks": (0.5, 1.0)}, "`0 < rank < 1` must hold for space.ranks, but one is 1.0"),
+        (
+            {"calibrators": ("min_max", "kl")},
+            "space.calibrators must be one or more different ones of min_max, percentile, entropy, mse, "
+            "but are min_max, kl",
+        ),
+        (
+            {"decompositions": ("svd", "svd")},
+            "space.decompositions must be one or more different ones of svd, channel_svd, tucker2, but are svd, svd",
+        ),
+        (
+            {"decompositions": ()},
+            "space.decompositions must be one or more different ones of svd, channel_svd, tucker2, but are none",
+        ),
     ],
 )
 def test_options_out_of_range_are_refused(options, rule):
@@ -220,6 +309,9 @@ def test_tied_layers_with_different_ratios_cannot_be_encoded(residual):
         ("conv1", {"quantize": Quantize(4, 8)}, "^precision/conv1 must be one of None, Quantize"),
         ("conv1", {"sparsify": Sparsify(0.1)}, r"^sparsity/conv1 must be one of 0.0, 0.25, 0.5, .* but is 0.1$"),
         ("conv2", {"decompose": Decompose(50)}, "^rank/conv2 must be one of None, 64, 32, but is 50$"),
+        ("conv2", {"decompose": Decompose(64, "tucker2")}, "^rank/conv2 .* None, 64, 32, but is tucker2 64$"),
+        ("conv2", {"decompose": Decompose(64, data_aware=True)}, "^conv2 must be LayerRecipe.*data_aware=False"),
+        ("conv1", {"quantize": Quantize(8, 8, "mse")}, "^precision/conv1 must be .*'min_max'.* but is .*'mse'"),
         ("linear", {"quantize": Quantize(8, 8)}, "^linear must be LayerRecipe"),
     ],
 )

@@ -1,13 +1,16 @@
 """Expectations by hand for a residual block at batch 2: a map of 16 channels has 2048 elements, one of 32 has 4096."""
 
 from dataclasses import replace
+from random import Random
 
 import pytest
 import torch
+from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
 from gulliver.evaluators.latency.kernel import ComputeKernel, KernelCall, MemoryKernel
 from gulliver.evaluators.latency.lowering import lower
 from gulliver.spaces.layer_graph import ChannelGroup, Coupling
-from gulliver.spaces.recipe import Decompose, LayerRecipe, Quantize, Recipe, Sparsify
+from gulliver.spaces.recipe import DECOMPOSITIONS, Decompose, LayerRecipe, Quantize, Recipe, Sparsify
+from gulliver.spaces.space import Space, SpaceOptions
 from gulliver.spaces.trace import trace
 from torch import nn
 
@@ -97,6 +100,79 @@ def test_a_split_layer_is_two_kernels_and_the_second_fuses(quantize, precision, 
         (convolution(8, 32, precision, "bfloat16", (1, 3), (0, 1)), "conv1", ("batch_norm", "relu")),
     ]
     assert first.kernel.macs + second.kernel.macs == 2 * 64 * 8 * (16 * 3 + 32 * 3)
+
+
+@pytest.mark.parametrize(("quantize", "precision"), [(None, "bfloat16"), (Quantize(), "int8")])
+def test_a_layer_split_by_channels_is_a_thinner_convolution_and_a_1x1_that_fuses(quantize, precision, block):
+    calls = lowered(block, conv1=LayerRecipe(None, Decompose(8, "channel_svd"), quantize))
+    first, second = (call for call in calls if call.owner == "conv1")
+    assert facts([first, second]) == [
+        (convolution(16, 8, precision, precision), "conv1", ()),
+        (convolution(8, 32, precision, "bfloat16", (1, 1), (0, 0)), "conv1", ("batch_norm", "relu")),
+    ]
+    assert first.kernel.macs == 2 * 64 * 16 * 8 * 9
+    assert second.kernel.macs == 2 * 64 * 8 * 32
+
+
+@pytest.mark.parametrize(("quantize", "precision"), [(None, "bfloat16"), (Quantize(), "int8")])
+def test_a_layer_split_by_tucker_is_a_core_between_two_1x1_of_which_the_last_fuses(quantize, precision, block):
+    calls = lowered(block, conv1=LayerRecipe(None, Decompose(8, "tucker2", 6), quantize))
+    parts = [call for call in calls if call.owner == "conv1"]
+    assert facts(parts) == [
+        (convolution(16, 6, precision, precision, (1, 1), (0, 0)), "conv1", ()),
+        (convolution(6, 8, precision, precision), "conv1", ()),
+        (convolution(8, 32, precision, "bfloat16", (1, 1), (0, 0)), "conv1", ("batch_norm", "relu")),
+    ]
+    assert [call.kernel.macs for call in parts] == [2 * 64 * 16 * 6, 2 * 64 * 6 * 8 * 9, 2 * 64 * 8 * 32]
+
+
+def test_the_64_by_64_example_cuts_a_third_and_two_thirds():
+    network = nn.Sequential(nn.Conv2d(64, 64, 3, padding=1)).eval()
+    graph = trace(network, (torch.zeros(1, 64, 8, 8),))
+
+    def macs(split):
+        return sum(call.kernel.macs for call in lowered(graph, default=LayerRecipe(None, split)))
+
+    # 64*64*9 = 36864 a pixel; 32 * (64*3 + 64*3); 32 * (64*9 + 64); 64*32 + 32*32*9 + 32*64.
+    assert [macs(it) / (2 * 64) for it in (None, *(Decompose(32, kind) for kind in DECOMPOSITIONS))] == [
+        36864,
+        12288,
+        20480,
+        13312,
+    ]
+
+
+def test_a_strided_tucker_reads_every_pixel_and_computes_its_core_where_it_gives_one():
+    network = nn.Sequential(nn.Conv2d(64, 64, 3, stride=2, padding=1)).eval()
+    graph = trace(network, (torch.zeros(1, 64, 8, 8),))
+    thin, core, widen = (it.kernel for it in lowered(graph, default=LayerRecipe(None, Decompose(16, "tucker2"))))
+    assert [thin.macs, core.macs, widen.macs] == [2 * 64 * 64 * 16, 2 * 16 * 16 * 16 * 9, 2 * 16 * 16 * 64]
+    assert (thin.output_size, core.output_size, widen.output_size) == ((8, 8), (4, 4), (4, 4))
+
+
+def test_a_one_dimensional_layer_is_split_by_its_channels():
+    graph = trace(nn.Sequential(nn.Conv1d(16, 32, 5, 2, 2)).eval(), (torch.zeros(1, 16, 20),))
+    first, second = (it.kernel for it in lowered(graph, default=LayerRecipe(None, Decompose(4, "channel_svd"))))
+    assert (first.kernel_size, first.stride, first.padding, first.output_size) == ((5,), (2,), (2,), (10,))
+    assert (second.kind, second.kernel_size, second.input_size, second.macs) == ("conv1d", (1,), (10,), 2 * 10 * 4 * 32)
+
+
+def macs_of(graph, recipe, layer):
+    kernels = (call.kernel for call in lower(graph, recipe, 2, "float32") if call.owner == layer)
+    return sum(kernel.macs for kernel in kernels if isinstance(kernel, ComputeKernel))
+
+
+def test_every_split_that_a_search_is_offered_saves_multiply_accumulates(block):
+    space = Space(block, CpuOpenvino().capabilities, SpaceOptions(ranks=(0.9, 0.5), decompositions=DECOMPOSITIONS))
+    random, compared = Random(0), set()
+    for _ in range(100):
+        recipe = space.decode({it.name: random.randrange(it.rungs) for it in space.dimensions})
+        for name, choice in recipe.layers.items():
+            if choice.decompose:
+                whole = Recipe({**recipe.layers, name: replace(choice, decompose=None)})
+                assert macs_of(block, recipe, name) < macs_of(block, whole, name)
+                compared.add((name, choice.decompose))
+    assert {split.kind for _, split in compared} == set(DECOMPOSITIONS)
 
 
 def test_the_halves_of_a_strided_layer_share_its_stride_and_dilation():

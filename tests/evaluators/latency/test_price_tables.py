@@ -9,12 +9,14 @@ from gulliver.evaluators.latency.chip_target import ChipTarget
 from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
 from gulliver.evaluators.latency.kernel import ComputeKernel, GatedMlpKernel
 from gulliver.evaluators.latency.price_tables import call_table, call_tables, price
+from gulliver.spaces.recipe import DECOMPOSITIONS
 from gulliver.spaces.space import Space, SpaceOptions
 from gulliver.spaces.trace import trace
 from gulliver.tasks.moe_block import MoeBlock
 
 TARGET = CpuOpenvino(batch=2)
 CHIP = ChipTarget("ascend_910b2", batch=2)
+EVERY_KIND = SpaceOptions(max_ratio=0.5, calibrators=("mse", "min_max"), decompositions=DECOMPOSITIONS)
 WIDTHS = ((8, 8), (4, 8), (8, 16))
 
 
@@ -33,9 +35,9 @@ class Tariff:
         self.required = len(set(kernels))
 
 
-@pytest.fixture(scope="module")
-def space(block):
-    return Space(block, TARGET.capabilities, SpaceOptions(max_ratio=0.5))
+@pytest.fixture(scope="module", params=[SpaceOptions(max_ratio=0.5), EVERY_KIND], ids=["default", "every kind"])
+def space(request, block):
+    return Space(block, TARGET.capabilities, request.param)
 
 
 @pytest.fixture(scope="module")
