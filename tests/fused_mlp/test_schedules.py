@@ -50,6 +50,11 @@ def test_every_tile_is_one_that_triton_takes(dtype: torch.dtype, rows_per_group:
             assert tiles.inner >= 32
 
 
+def test_e4m3_takes_no_tiles_below_64_rows() -> None:
+    assert {schedule.first.rows for schedule in candidate_schedules(1, torch.float8_e4m3fn, H200)} == {64}
+    assert {schedule.first.rows for schedule in candidate_schedules(1, torch.int8, H200)} == {16}
+
+
 class TestTheDefault:
     def test_one_group_of_16_rows_takes_columns_narrow_enough_for_all_multiprocessors(self) -> None:
         # 2048 columns of h in tiles of 16 make 128 programs, the most there are: none reaches 132.
