@@ -12,24 +12,27 @@ import torch
 from gulliver.fused_mlp.formats import E4M3
 
 FLOAT32_BYTES = 4
+WARP_THREADS = 32
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """What a schedule must fit: multiprocessors, and the shared memory that one program may have."""
+    """What a schedule must fit: compute capability, multiprocessors, and the shared memory a program may have."""
 
+    capability: tuple[int, int]
     multiprocessors: int
     shared_memory_bytes: int
 
 
-H200 = Gpu(132, 227 * 1024)  # NVIDIA H100 Tensor Core GPU Architecture, 2022: 228 KiB, of which a program gets 227
+# NVIDIA H100 Tensor Core GPU Architecture, 2022: 228 KiB a multiprocessor, of which a program gets 227.
+H200 = Gpu((9, 0), 132, 227 * 1024)
 
 
 @dataclass(frozen=True)
 class TileSizes:
     """What one program of a kernel computes: rows x columns of the result, `inner` of the sum at a time.
 
-    `warps` threads of 32 compute it; `stages` steps of the sum are in shared memory or on their way to it.
+    `warps` of 32 threads compute it; `stages` steps of the sum are in shared memory or on their way to it.
     """
 
     rows: int
@@ -62,6 +65,18 @@ class Schedule:
             second.stages * second.inner * (second.rows * row_bytes + second.columns),
         )
 
+    @property
+    def sums_per_thread(self) -> int:
+        """The most sums that a thread of either matmul keeps in its registers."""
+        first, second = self.first, self.second
+        return max(
+            2 * first.rows * first.columns // (WARP_THREADS * first.warps),
+            second.rows * second.columns // (WARP_THREADS * second.warps),
+        )
+
+
+# From Hopper's 9.0 on, operands stay in shared memory; before, and on the 12.0 of consumers, they need registers too.
+LARGE_TILE_CAPABILITIES = (9, 10)
 
 # Up to 16 rows a group, memory alone matters: narrow columns make enough programs to ask for all its bandwidth.
 # Not for E4M3: Hopper multiplies fewer than 64 rows of it in float16, after converting each weight.
@@ -79,15 +94,11 @@ SOME_ROWS = (
     Schedule(TileSizes(64, 16, 256), TileSizes(64, 32, 256)),
     Schedule(TileSizes(64, 16, 128), TileSizes(64, 32, 128)),
 )
-# Accumulators of 256 columns fill the registers of 8 warps; half the tile leaves room for two programs at once.
+# Sums of 256 columns fill the registers of 8 warps; half the tile leaves room for two programs at once.
 MANY_ROWS = (
     Schedule(TileSizes(128, 128, 128, warps=8), TileSizes(128, 256, 128, warps=8)),
     Schedule(TileSizes(128, 128, 128, warps=8, stages=3), TileSizes(128, 256, 128, warps=8, stages=3)),
     Schedule(TileSizes(128, 64, 128, stages=3), TileSizes(128, 128, 128, stages=3)),
-    Schedule(TileSizes(128, 64, 128, warps=8, stages=3), TileSizes(128, 128, 128, warps=8, stages=3)),
-)
-# Sums of E4M3 products are kept twice, a part in the tensor core and the whole: more columns do not fit the registers.
-MANY_ROWS_E4M3 = (
     Schedule(TileSizes(128, 64, 128, warps=8), TileSizes(128, 128, 128, warps=8)),
     Schedule(TileSizes(128, 64, 128, warps=8, stages=3), TileSizes(128, 128, 128, warps=8, stages=3)),
     Schedule(TileSizes(64, 64, 128, stages=3), TileSizes(64, 128, 128, stages=3)),
@@ -96,11 +107,23 @@ MANY_ROWS_E4M3 = (
 
 def candidate_schedules(rows_per_group: int, dtype: torch.dtype, gpu: Gpu) -> tuple[Schedule, ...]:
     """Return the schedules worth timing for groups of so many rows, widest columns first; all fit the GPU."""
-    few_rows, many_rows = (SOME_ROWS, MANY_ROWS_E4M3) if dtype == E4M3.dtype else (FEW_ROWS, MANY_ROWS)
-    schedules: Sequence[Schedule] = few_rows if rows_per_group <= 16 else SOME_ROWS
-    if rows_per_group > 64:
-        schedules = many_rows
-    return tuple(schedule for schedule in schedules if schedule.shared_memory_bytes <= gpu.shared_memory_bytes)
+    schedules: Sequence[Schedule] = SOME_ROWS if rows_per_group <= 64 else MANY_ROWS
+    if rows_per_group <= 16 and dtype != E4M3.dtype:
+        schedules = FEW_ROWS
+    most_sums = most_sums_per_thread(dtype, gpu)
+    return tuple(
+        schedule
+        for schedule in schedules
+        if schedule.shared_memory_bytes <= gpu.shared_memory_bytes and schedule.sums_per_thread <= most_sums
+    )
+
+
+def most_sums_per_thread(dtype: torch.dtype, gpu: Gpu) -> int:
+    """Return how many sums a thread can hold beside all else in its 255 registers, as the compiler shows.
+
+    The tensor cores' part of a sum of E4M3 products is kept apart from the whole.
+    """
+    return 128 if dtype != E4M3.dtype and gpu.capability[0] in LARGE_TILE_CAPABILITIES else 64
 
 
 def default_schedule(rows: int, groups: int, columns: int, dtype: torch.dtype, gpu: Gpu) -> Schedule:

@@ -45,8 +45,7 @@ def fused_mlp(
     )
     m, k2 = x1.shape[0], weight2.shape[2]
     gpu = _gpu(x1.device)
-    if x1.is_cuda:
-        check_capability(x1.dtype, torch.cuda.get_device_capability(x1.device))
+    check_capability(x1.dtype, gpu.capability)
     if not m:
         return torch.empty(0, weight2.shape[1], dtype=torch.float16, device=x1.device)
     schedule = schedule or default_schedule(m, len(group_list), k2, x1.dtype, gpu)
@@ -64,7 +63,8 @@ def gpu_of(device: torch.device) -> Gpu:
     """Return what schedules must fit on this CUDA device."""
     index = torch.cuda.current_device() if device.index is None else device.index
     properties = triton.runtime.driver.active.utils.get_device_properties(index)
-    return Gpu(properties["multiprocessor_count"], properties["max_shared_mem"])
+    capability = torch.cuda.get_device_capability(index)
+    return Gpu(capability, properties["multiprocessor_count"], properties["max_shared_mem"])
 
 
 @cache

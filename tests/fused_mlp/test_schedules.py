@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 DTYPES = (torch.int8, torch.float8_e4m3fn)
 # Compute capabilities 8.0 and 8.9: 163 and 99 KiB a program (CUDA C++ Programming Guide, table of technical
 # specifications); the A100 has 108 multiprocessors, the L4 58.
-A100, L4 = Gpu(108, 163 * 1024), Gpu(58, 99 * 1024)
+A100, L4 = Gpu((8, 0), 108, 163 * 1024), Gpu((8, 9), 58, 99 * 1024)
 
 
 def test_shared_memory_is_counted_by_hand() -> None:
@@ -28,6 +28,18 @@ def test_shared_memory_is_counted_by_hand() -> None:
     on_load = Schedule(TileSizes(16, 16, 32), TileSizes(16, 64, 256, stages=3), quantize_on_load=True)
     assert on_load.shared_memory_bytes == 3 * 256 * (16 * 4 + 64) == 98_304
     assert replace(on_load, quantize_on_load=False).shared_memory_bytes == 3 * 256 * (16 + 64)
+
+
+def test_sums_per_thread_are_counted_by_hand() -> None:
+    # 128 x (128 act + 128 gate) sums and 128 x 256, in 8 x 32 threads; 64 x 128 in half as many.
+    assert Schedule(TileSizes(128, 128, 128, warps=8), TileSizes(128, 256, 128, warps=8)).sums_per_thread == 128
+    assert Schedule(TileSizes(16, 16, 32), TileSizes(64, 128, 128)).sums_per_thread == 64
+
+
+def test_ampere_takes_half_the_columns_that_hopper_does() -> None:
+    # Compiled for 8.0, the larger ones spill 120 and 856 bytes a thread.
+    largest = {gpu: default_schedule(4096, 1, 2048, torch.int8, gpu).first for gpu in (H200, A100)}
+    assert [(tiles.rows, tiles.columns) for tiles in largest.values()] == [(128, 128), (128, 64)]
 
 
 @pytest.mark.parametrize("gpu", [H200, A100, L4])
