@@ -7,13 +7,25 @@ quantized by the last as it loads it, or by a kernel of its own. h is float32: i
 by a step wherever it lies near a tie. Importing this needs Triton (the `gpu` extra).
 """
 
-from functools import cache
+import math
+from contextlib import suppress
+from functools import cache, partial
+from operator import itemgetter
 
 import torch
 import triton
+import triton.testing
 from gulliver.fused_mlp.arguments import check_arguments
 from gulliver.fused_mlp.formats import check_capability
-from gulliver.fused_mlp.schedules import H200, Gpu, Schedule, TileSizes, default_schedule, most_row_tiles
+from gulliver.fused_mlp.schedules import (
+    H200,
+    Gpu,
+    Schedule,
+    TileSizes,
+    candidate_schedules,
+    default_schedule,
+    most_row_tiles,
+)
 from gulliver.fused_mlp.triton_kernels import matmul_dequantize, matmul_dequantize_swiglu, quantize_rows
 from torch import Tensor
 
@@ -59,18 +71,39 @@ def inner_contiguous(weight1: Tensor) -> Tensor:
     return weight1.transpose(1, 2).contiguous().transpose(1, 2)
 
 
-def gpu_of(device: torch.device) -> Gpu:
-    """Return what schedules must fit on this CUDA device."""
-    index = torch.cuda.current_device() if device.index is None else device.index
-    properties = triton.runtime.driver.active.utils.get_device_properties(index)
-    capability = torch.cuda.get_device_capability(index)
-    return Gpu(capability, properties["multiprocessor_count"], properties["max_shared_mem"])
+def time_schedules(
+    x1: Tensor,
+    weight1: Tensor,
+    scale1: Tensor,
+    per_token_scale1: Tensor,
+    weight2: Tensor,
+    per_channel_scale2: Tensor,
+    group_list: Tensor,
+) -> dict[Schedule, float]:
+    """Return the median milliseconds of `fused_mlp` with each candidate schedule, fastest first, on the current GPU.
+
+    Candidates that do not fit the GPU after all are left out. Raises ValueError under the rules of `fused_mlp`.
+    """
+    tensors = (x1, weight1, scale1, per_token_scale1, weight2, per_channel_scale2, group_list)
+    check_arguments(*tensors)
+    rows_per_group = math.ceil(x1.shape[0] / len(group_list))
+    times_ms: dict[Schedule, float] = {}
+    for schedule in candidate_schedules(rows_per_group, x1.dtype, _gpu(x1.device)):
+        run = partial(fused_mlp, *tensors, schedule=schedule, check_groups=False)
+        with suppress(triton.runtime.errors.OutOfResources):
+            times_ms[schedule] = triton.testing.do_bench(run, return_mode="median")
+    return dict(sorted(times_ms.items(), key=itemgetter(1)))
 
 
 @cache
 def _gpu(device: torch.device) -> Gpu:
     # The interpreter has no limits: there, schedules are those of the GPU that the kernels are written for.
-    return gpu_of(device) if device.type == "cuda" else H200
+    if device.type != "cuda":
+        return H200
+    index = torch.cuda.current_device() if device.index is None else device.index
+    properties = triton.runtime.driver.active.utils.get_device_properties(index)
+    capability = torch.cuda.get_device_capability(index)
+    return Gpu(capability, properties["multiprocessor_count"], properties["max_shared_mem"])
 
 
 def _first(

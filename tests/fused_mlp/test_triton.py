@@ -136,6 +136,21 @@ class TestWeightsInAnyLayout:
 
 
 @needs_triton
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
+@pytest.mark.parametrize("row_counts", [[3, 5], [0, 40, 24], [100, 70]])
+def test_the_schedules_for_few_some_and_many_rows_agree_too(
+    make_arguments: MakeArguments, numpy_mlp: NumpyMlp, row_counts: list[int], dtype: torch.dtype
+) -> None:
+    from gulliver.fused_mlp import triton
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    arguments = make_arguments(row_counts, 160, 80, 48, dtype=dtype)
+    out = triton.fused_mlp(**{name: tensor.to(device) for name, tensor in arguments.items()}).cpu()
+    truth, slack = numpy_mlp(arguments)
+    assert (np.abs(out.double().numpy() - truth) <= 2.0**-10.9 * np.abs(truth) + slack + 2.0**-24).all()
+
+
+@needs_triton
 class TestGroupList:
     def test_a_broken_rule_is_named(self, triton_mlp: FusedMlp, make_arguments: MakeArguments) -> None:
         with pytest.raises(ValueError, match="group_list must end at or before the 5 rows of x1"):
