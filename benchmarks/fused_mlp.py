@@ -90,11 +90,14 @@ def tensors(problem: Problem) -> dict[str, Tensor]:
     return {it.name: getattr(problem, it.name) for it in fields(problem)}
 
 
-def fused_calls(problem: Problem) -> list[Call]:
+def fused_calls(problem: Problem, repetitions: int) -> list[Call]:
     """Return the kernel with the fastest of its candidates, which is printed, and with the default schedule."""
     from gulliver.fused_mlp import triton
 
-    times_ms = triton.time_schedules(**tensors(problem))
+    def milliseconds(run: Callable[[], object]) -> float:
+        return time_in_turns({"it": capture(run)}, repetitions)["it"].median_ms
+
+    times_ms = triton.time_schedules(**tensors(problem), milliseconds=milliseconds)
     winner = next(iter(times_ms))
     print(f"  fastest of {len(times_ms)} schedules: {describe(winner)}, {times_ms[winner]:.4f} ms")
     run = partial(triton.fused_mlp, **tensors(problem), check_groups=False)
@@ -109,7 +112,7 @@ def measure(shape: Shape, repetitions: int) -> list[Measurement]:
     problem = make_problem(shape, "cuda")
     truth = reference.fused_mlp(**tensors(problem))
     unfused = {**unfused_calls(problem), **unfused_calls(problem, ", torch.compile", torch.compile)}
-    calls = [*fused_calls(problem), *(Call(name, run) for name, run in unfused.items())]
+    calls = [*fused_calls(problem, repetitions), *(Call(name, run) for name, run in unfused.items())]
     prepared = {call.implementation: prepare(call, truth) for call in calls}
     for name, (measurement, _) in prepared.items():
         if name.startswith(FUSED):

@@ -91,8 +91,8 @@ SOME_ROWS = (
     Schedule(TileSizes(64, 64, 128), TileSizes(64, 128, 128)),
     Schedule(TileSizes(64, 32, 256, stages=3), TileSizes(64, 64, 256)),
     Schedule(TileSizes(64, 32, 128), TileSizes(64, 64, 128)),
-    Schedule(TileSizes(64, 16, 256), TileSizes(64, 32, 256)),
     Schedule(TileSizes(64, 16, 128), TileSizes(64, 32, 128)),
+    Schedule(TileSizes(64, 16, 256), TileSizes(64, 32, 256)),
 )
 # Sums of 256 columns fill the registers of 8 warps; half the tile leaves room for two programs at once.
 MANY_ROWS = (

@@ -8,6 +8,7 @@ by a step wherever it lies near a tie. Importing this needs Triton (the `gpu` ex
 """
 
 import math
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cache, partial
 from operator import itemgetter
@@ -71,6 +72,11 @@ def inner_contiguous(weight1: Tensor) -> Tensor:
     return weight1.transpose(1, 2).contiguous().transpose(1, 2)
 
 
+def _median_ms(run: Callable[[], object]) -> float:
+    median: float = triton.testing.do_bench(run, return_mode="median")
+    return median
+
+
 def time_schedules(
     x1: Tensor,
     weight1: Tensor,
@@ -79,10 +85,13 @@ def time_schedules(
     weight2: Tensor,
     per_channel_scale2: Tensor,
     group_list: Tensor,
+    *,
+    milliseconds: Callable[[Callable[[], object]], float] = _median_ms,
 ) -> dict[Schedule, float]:
-    """Return the median milliseconds of `fused_mlp` with each candidate schedule, fastest first, on the current GPU.
+    """Return the milliseconds of `fused_mlp` with each candidate schedule, fastest first, on the current GPU.
 
-    Candidates that do not fit the GPU after all are left out. Raises ValueError under the rules of `fused_mlp`.
+    Candidates that do not fit the GPU after all are left out. Of few rows, the default `milliseconds` times Python's
+    launches, so give one that replays CUDA graphs. Raises ValueError under the rules of `fused_mlp`.
     """
     tensors = (x1, weight1, scale1, per_token_scale1, weight2, per_channel_scale2, group_list)
     check_arguments(*tensors)
@@ -91,7 +100,7 @@ def time_schedules(
     for schedule in candidate_schedules(rows_per_group, x1.dtype, _gpu(x1.device)):
         run = partial(fused_mlp, *tensors, schedule=schedule, check_groups=False)
         with suppress(triton.runtime.errors.OutOfResources):
-            times_ms[schedule] = triton.testing.do_bench(run, return_mode="median")
+            times_ms[schedule] = milliseconds(run)
     return dict(sorted(times_ms.items(), key=itemgetter(1)))
 
 

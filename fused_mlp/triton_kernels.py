@@ -63,7 +63,7 @@ def multiply_add(left: tl.tensor, right: tl.tensor, total: tl.tensor, inner_coun
     if left.dtype == tl.int8:
         return tl.dot(left, right, total, out_dtype=tl.int32)
     else:
-        partial_sum: tl.constexpr = min(inner_count, E4M3_PARTIAL_SUM)
+        partial_sum: tl.constexpr = inner_count if inner_count < E4M3_PARTIAL_SUM else E4M3_PARTIAL_SUM
         return tl.dot(left, right, total, out_dtype=tl.float32, max_num_imprecise_acc=partial_sum)
 
 

@@ -166,7 +166,7 @@ class TestTheCommand:
             "card_state": lambda: CardState("NVIDIA H200", "580", 1980.0, 1980.0, 3201.0, 700.0),
             "ceilings_of": lambda precision, repetitions: MEASURED,
             "make_problem": lambda shape, device: make_problem(shape, "cpu", (32, 32, 16)),
-            "fused_calls": lambda problem: [fused_mlp.Call("fused, Triton", lambda: truth(problem))],
+            "fused_calls": lambda problem, repetitions: [fused_mlp.Call("fused, Triton", lambda: truth(problem))],
             "unfused_calls": lambda problem, *compiler: {"fails": fails, "works": lambda: truth(problem)},
             "capture": lambda run: run,
             "time_in_turns": lambda runs, repetitions: dict.fromkeys(runs, one_ms),

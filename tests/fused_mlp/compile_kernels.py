@@ -1,75 +1,67 @@
-"""Compiles kernels for a compute capability, which needs no GPU, and prints what came out as JSON.
+"""Compiles the kernels that one call would launch, as for a GPU that is not there, and prints what came out as JSON.
 
-A process of its own, as the tests run where Triton interprets: python compile_kernels.py KERNEL,OPERAND,CAPABILITY ...
+A process of its own, as the tests run where Triton interprets: python compile_kernels.py DTYPE,CAPABILITY ...
 """
 
 import json
 import sys
 from collections import Counter
+from functools import partial
+from typing import Any
 
+import torch
 import triton
-from gulliver.fused_mlp import triton_kernels
-from gulliver.fused_mlp.schedules import SOME_ROWS, Schedule, TileSizes
+from gulliver.fused_mlp.schedules import Schedule, TileSizes
+from gulliver.fused_mlp.triton import fused_mlp, inner_contiguous
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+from triton.runtime.jit import JITFunction
 
-OPERANDS = {"int8": "*i8", "e4m3": "*fp8e4nv"}
-POINTERS = {
-    "x1_pointer": "operand",
-    "rows_pointer": "operand",
-    "weight1_pointer": "operand",
-    "weight2_pointer": "operand",
-    "group_list_pointer": "*i64",
-    "row_max_bits_pointer": "*i32",
-    "out_pointer": "*fp16",
-}
-# With a stride of 1 known and the others multiples of 16, as those of aligned shapes are, loads are 16 bytes wide.
-CONSTANTS = {
-    "group_slots": 16,
-    "store_row_max": False,
-    "inner_stride": 1,
-    "row_max_tiles": 0,
-    "row_max_slots": 1,
-    "row_tiles_together": 8,
-}
-ANY_INTEGERS = ("m", "row_tiles", "group_count")
+# The smallest tiles that reach Hopper's own instructions: they compile soonest.
+SCHEDULE = Schedule(TileSizes(64, 16, 128), TileSizes(64, 32, 128))
+GROUPS, ROWS, K1, K2, N2 = 2, 64, 256, 128, 256
 
 
-def compiled(kernel: str, operand: str, tiles: TileSizes, capability: int) -> triton.compiler.CompiledKernel:
-    """Return one of `triton_kernels`, compiled for weights whose inner size is contiguous."""
-    function = getattr(triton_kernels, kernel)
-    sizes = {"row_count": tiles.rows, "column_count": tiles.columns, "inner_count": tiles.inner}
-    constants = {name: value for name, value in (CONSTANTS | sizes).items() if name in function.arg_names}
+class AbsentGpu:
+    """What Triton asks a driver for before it launches."""
 
-    def type_of(name: str) -> str:
-        if name in constants:
-            return "constexpr"
-        if not name.endswith("_pointer"):
-            return "i32"
-        return OPERANDS[operand] if POINTERS.get(name) == "operand" else POINTERS.get(name, "*fp32")
+    def __init__(self, capability: int) -> None:
+        self.capability = capability
 
-    signature = {name: type_of(name) for name in function.arg_names}
-    aligned = {
-        (place,): [["tt.divisibility", 16]]
-        for place, name in enumerate(signature)
-        if name not in constants and name not in ANY_INTEGERS
-    }
-    places = {(function.arg_names.index(name),): value for name, value in constants.items()}
-    source = ASTSource(fn=function, signature=signature, constexprs=places, attrs=aligned)
-    options = {"num_warps": tiles.warps, "num_stages": tiles.stages, "enable_fp_fusion": False}
-    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    def get_current_device(self) -> int:
+        # Triton keeps what it compiled by device.
+        return self.capability
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", self.capability, 32)
 
 
-def facts(kernel: str, operand: str, capability: int, schedule: Schedule) -> dict[str, object]:
-    """What the tests ask of a compiled kernel: its instructions, counted, and its shared memory."""
-    tiles = schedule.first if kernel == "matmul_dequantize_swiglu" else schedule.second
-    made = compiled(kernel, operand, tiles, capability)
-    words = Counter(word for line in made.asm["ptx"].splitlines() for word in line.split()[:1])
-    return {"instructions": words, "shared_memory_bytes": made.metadata.shared, "allowed": schedule.shared_memory_bytes}
+def facts(dtype: torch.dtype, capability: int) -> dict[str, Any]:
+    """What the tests ask of each kernel that a call compiles: its instructions, counted, and its shared memory."""
+    triton.runtime.driver.set_active(AbsentGpu(capability))
+    made = {}
+
+    def compile_only(kernel: JITFunction, grid: tuple[int, ...], *arguments: Any, **options: Any) -> None:
+        compiled = kernel.warmup(*arguments, grid=grid, **options)
+        words = Counter(word for line in compiled.asm["ptx"].splitlines() for word in line.split()[:1])
+        made[kernel.__name__] = {"instructions": words, "shared_memory_bytes": compiled.metadata.shared}
+
+    JITFunction.__getitem__ = lambda kernel, grid: partial(compile_only, kernel, grid)
+    fused_mlp(
+        x1=torch.empty(ROWS, K1, dtype=dtype),
+        weight1=inner_contiguous(torch.empty(GROUPS, K1, 2 * K2, dtype=dtype)),
+        scale1=torch.empty(GROUPS, 2 * K2),
+        per_token_scale1=torch.empty(ROWS),
+        weight2=torch.empty(GROUPS, N2, K2, dtype=dtype),
+        per_channel_scale2=torch.empty(GROUPS, N2),
+        group_list=torch.tensor([ROWS // 2, ROWS]),
+        schedule=SCHEDULE,
+    )
+    return {"kernels": made, "allowed_bytes": SCHEDULE.shared_memory_bytes}
 
 
 if __name__ == "__main__":
     asked = [argument.split(",") for argument in sys.argv[1:]]
-    # The smallest tiles that reach Hopper's own instructions: they compile soonest.
-    made = [facts(kernel, operand, int(capability), SOME_ROWS[-1]) for kernel, operand, capability in asked]
-    sys.stdout.write(json.dumps(made))
+    sys.stdout.write(json.dumps([facts(getattr(torch, dtype), int(capability)) for dtype, capability in asked]))

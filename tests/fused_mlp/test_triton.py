@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from gulliver.fused_mlp import reference
-from gulliver.fused_mlp.schedules import Schedule, TileSizes
+from gulliver.fused_mlp.schedules import FEW_ROWS, Schedule, TileSizes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -148,6 +148,24 @@ def test_the_schedules_for_few_some_and_many_rows_agree_too(
     out = triton.fused_mlp(**{name: tensor.to(device) for name, tensor in arguments.items()}).cpu()
     truth, slack = numpy_mlp(arguments)
     assert (np.abs(out.double().numpy() - truth) <= 2.0**-10.9 * np.abs(truth) + slack + 2.0**-24).all()
+
+
+@needs_triton
+def test_every_candidate_is_timed_and_the_fastest_comes_first(make_arguments: MakeArguments) -> None:
+    from gulliver.fused_mlp import triton
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    arguments = {name: tensor.to(device) for name, tensor in make_arguments([3], 32, 16, 8).items()}
+    shapes, times = [], iter([3.0, 1.0, 4.0, 2.0])
+
+    def milliseconds(run: Callable[[], torch.Tensor]) -> float:
+        shapes.append(run().shape)
+        return next(times)
+
+    ordered = triton.time_schedules(**arguments, milliseconds=milliseconds)
+    assert list(ordered.values()) == [1.0, 2.0, 3.0, 4.0]
+    assert [FEW_ROWS.index(schedule) for schedule in ordered] == [1, 3, 0, 2]
+    assert shapes == [(3, 8)] * 4
 
 
 @needs_triton
