@@ -32,9 +32,10 @@ from benchmarks.gpu.unfused import unfused_calls
 from benchmarks.record import write_table
 
 FUSED = "fused, Triton"
-# Of the norm of the output. int8: values within 5e-7 of a tie of h go either way, each a step of 127. fp8: sums are
-# 14 bits wide between additions in float32, so a few in a thousand values of h round to a neighbour, 1/16 away.
-LARGEST_ERROR = {"int8": 1e-3, "fp8": 1e-2}
+# Of the norm of the output, four times an estimate; a wrong tile is off by far more. int8: h that lies within 5e-7 of
+# itself of a tie goes either way, one value in 16,000 by a step of 127. fp8: sums are 14 bits wide between additions
+# in float32, which moves h by 2^-12 of itself, so 3 values in 1000 become their neighbour, 1/11 away.
+LARGEST_ERROR = {"int8": 1e-3, "fp8": 2e-2}
 CANNOT_RUN = 2
 
 

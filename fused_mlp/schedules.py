@@ -1,7 +1,8 @@
 """How the Triton kernels cut the fused MLP into programs, by the rows that a group has.
 
-Nothing here was tuned on a GPU: the sizes follow from shared memory, registers and bytes (docs/decisions/0013), and
-`benchmarks/fused_mlp.py` picks among `candidate_schedules` on the card at hand.
+Nothing here was tuned on a GPU: the sizes follow from shared memory, registers and bytes, as
+docs/decisions/0013-fused-mlp-on-gpus.md says, and `benchmarks/fused_mlp.py` picks among `candidate_schedules` on the
+card at hand.
 """
 
 import math
