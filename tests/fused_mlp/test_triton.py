@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from gulliver.fused_mlp import reference
+from gulliver.fused_mlp.formats import E4M3, INT8, NumberFormat
 from gulliver.fused_mlp.schedules import FEW_ROWS, Schedule, TileSizes
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -133,6 +134,36 @@ class TestWeightsInAnyLayout:
         arguments["scale1"].fill_(1e-7)
         arguments["per_token_scale1"].fill_(1.0)
         assert torch.equal(triton_mlp(**arguments), reference.fused_mlp(**arguments))
+
+
+def all_ties(number_format: NumberFormat) -> torch.Tensor:
+    """Every value of a format, every tie and its neighbours; the largest value makes the multiplier 1."""
+    if number_format == INT8:
+        values = torch.arange(-127.0, 128.0)
+    else:
+        every = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).float()
+        values = every[every.isfinite()].unique()
+    ties = (values[1:] + values[:-1]) / 2
+    beside = [torch.nextafter(ties, torch.full_like(ties, side * torch.inf)) for side in (-1, 1)]
+    return torch.cat([values, ties, *beside])[None]
+
+
+@needs_triton
+@pytest.mark.parametrize("number_format", [INT8, E4M3])
+def test_a_row_is_quantized_as_the_reference_does_at_every_tie(number_format: NumberFormat) -> None:
+    from gulliver.fused_mlp import triton_kernels
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    h = all_ties(number_format)
+    truth_q, truth_s2 = reference.quantize_rows(h, number_format)
+    q, s2 = torch.empty(h.shape, dtype=number_format.dtype, device=device), torch.empty(1, device=device)
+    group_list = torch.ones(1, dtype=torch.int64, device=device)
+    # In chunks of 256 columns, more than one.
+    triton_kernels.quantize_rows[(1,)](
+        h.to(device), q, s2, group_list, 1, h.shape[1], column_count=256, enable_fp_fusion=False
+    )
+    assert torch.equal(q.cpu().float(), truth_q.float())
+    assert torch.equal(s2.cpu(), truth_s2)
 
 
 @needs_triton
