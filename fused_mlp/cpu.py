@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from gulliver.fused_mlp.arguments import check_rows, check_weights, row_groups
-from gulliver.fused_mlp.reference import SMALLEST_ROW_MAX, swiglu
+from gulliver.fused_mlp.formats import INT8
+from gulliver.fused_mlp.reference import swiglu
 from torch import Tensor
 
 PANEL_COLUMNS = 48
@@ -111,7 +112,7 @@ def _quantize_rows(h: Tensor) -> tuple[Tensor, Tensor]:
     """Return what `reference.quantize_rows` returns, int8 (m, n) and float32 (m), from float32 (m, n)."""
     h = h.contiguous()
     q, s2 = torch.empty(h.shape, dtype=torch.int8), torch.empty(h.shape[0], dtype=torch.float32)
-    _library().quantize_rows(*map(_pointer, (h, q, s2)), SMALLEST_ROW_MAX, *h.shape)
+    _library().quantize_rows(*map(_pointer, (h, q, s2)), INT8.smallest_row_max, *h.shape)
     return q, s2
 
 

@@ -2,11 +2,9 @@
 
 import torch
 from gulliver.fused_mlp.arguments import check_arguments, row_groups
+from gulliver.fused_mlp.formats import FORMATS, INT8, NumberFormat
 from torch import Tensor
 
-INT8_MAX = 127.0
-# Below this, 127 / row_max or row_max / 127 would leave the normal range of float32.
-SMALLEST_ROW_MAX = 2.0**-119
 TILES = (128, 256)
 
 
@@ -30,6 +28,10 @@ def fused_mlp(
     counts as a row of zeros: q = 0 and s2 = 0, where the vendor yields NaN. A row of h that is not finite
     yields NaN. Raises ValueError, naming the argument, for any shape, dtype, device, group_list or tile that
     breaks these rules.
+
+    x1 and both weights may be float8_e4m3fn instead, which the vendor's kernel does not know. Then the sums are
+    the float32 nearest to the exact ones, h is quantized to 448 steps instead of 127, each rounded to the nearest
+    E4M3 (none exceeds 448, where it would saturate), and the rows that count as zero are those below 2^-117.
     Source: hicann/ascend-transformer-boost, src/kernels/mixkernels/gmm_deq_swiglu_quant_gmm_deq.
     """
     check_arguments(x1, weight1, scale1, per_token_scale1, weight2, per_channel_scale2, group_list)
@@ -38,7 +40,7 @@ def fused_mlp(
     for part in row_groups(group_list):
         acc1 = exact_matmul(x1[part.rows], weight1[part.group])
         h = swiglu(acc1.float() * scale1[part.group] * per_token_scale1[part.rows, None], tile)
-        q, s2 = quantize_rows(h)
+        q, s2 = quantize_rows(h, FORMATS[x1.dtype])
         acc2 = exact_matmul(q, weight2[part.group].T)
         out[part.rows] = (acc2.float() * per_channel_scale2[part.group] * s2[:, None]).half()
     return out
@@ -58,31 +60,31 @@ def unfused_mlp(
     acc1 = grouped_matmul(x1, weight1, group_list)
     y1 = dequantize(acc1, scale1, per_token_scale1, group_list)
     h = swiglu(y1)
-    q, s2 = quantize_rows(h)
+    q, s2 = quantize_rows(h, FORMATS[x1.dtype])
     acc2 = grouped_matmul(q, weight2.transpose(1, 2), group_list)
     return dequantize(acc2, per_channel_scale2, s2, group_list).half()
 
 
 def exact_matmul(left: Tensor, right: Tensor) -> Tensor:
-    """Return left @ right, int8 (m, K) and (K, n), exactly, as int32 (m, n).
+    """Return left @ right of (m, K) and (K, n), exactly: int8 as int32 (m, n), float8_e4m3fn rounded to float32 once.
 
-    It goes through float64, whose sums are exact up to 2^53 in any order: that holds for every shape, on any
+    It goes through float64, whose sums are exact up to 2^53 steps in any order: that holds for every shape, on any
     device and in any BLAS. torch has no int32 matmul on GPUs, and torch._int_mm is private and refuses small
     and odd shapes there.
     """
-    return (left.double() @ right.double()).to(torch.int32)
+    return (left.double() @ right.double()).to(FORMATS[left.dtype].sum_dtype)
 
 
 def grouped_matmul(left: Tensor, weight: Tensor, group_list: Tensor) -> Tensor:
-    """Return left[rows of g] @ weight[g] for every g, int8 (m, K) and (G, K, n), exactly, as int32 (m, n)."""
-    acc = torch.zeros(left.shape[0], weight.shape[2], dtype=torch.int32, device=left.device)
+    """Return left[rows of g] @ weight[g] for every g, (m, K) and (G, K, n), as `exact_matmul` does, (m, n)."""
+    acc = torch.zeros(left.shape[0], weight.shape[2], dtype=FORMATS[left.dtype].sum_dtype, device=left.device)
     for part in row_groups(group_list):
         acc[part.rows] = exact_matmul(left[part.rows], weight[part.group])
     return acc
 
 
 def dequantize(acc: Tensor, channel_scale: Tensor, row_scale: Tensor, group_list: Tensor) -> Tensor:
-    """Return acc * channel_scale[g] * row_scale, int32 (m, n), float32 (G, n) and (m), as float32 (m, n)."""
+    """Return acc * channel_scale[g] * row_scale, sums (m, n), float32 (G, n) and (m), as float32 (m, n)."""
     y = torch.zeros(acc.shape, dtype=torch.float32, device=acc.device)
     for part in row_groups(group_list):
         y[part.rows] = acc[part.rows].float() * channel_scale[part.group] * row_scale[part.rows, None]
@@ -96,14 +98,15 @@ def swiglu(y: Tensor, tile: int | None = None) -> Tensor:
     return (act * torch.sigmoid(act) * gate).flatten(-2)
 
 
-def quantize_rows(h: Tensor) -> tuple[Tensor, Tensor]:
-    """Return q, int8 (m, n), and s2, float32 (m), with h close to q * s2: symmetric, half to even."""
+def quantize_rows(h: Tensor, number_format: NumberFormat = INT8) -> tuple[Tensor, Tensor]:
+    """Return q (m, n) in the format and s2, float32 (m), with h close to q * s2: symmetric, half to even."""
     row_max = h.abs().amax(dim=-1)
-    quantizable = (row_max >= SMALLEST_ROW_MAX) & row_max.isfinite()
-    # Not INT8_MAX / row_max, which torch rounds twice: it multiplies by the reciprocal.
-    multiplier = torch.where(quantizable, torch.full_like(row_max, INT8_MAX) / row_max, 0.0)
-    q = (h * multiplier[:, None]).round().nan_to_num(nan=0.0).to(torch.int8)
-    return q, torch.where(row_max < SMALLEST_ROW_MAX, 0.0, row_max / INT8_MAX)
+    quantizable = (row_max >= number_format.smallest_row_max) & row_max.isfinite()
+    # Not largest / row_max, which torch rounds twice: it multiplies by the reciprocal.
+    multiplier = torch.where(quantizable, torch.full_like(row_max, number_format.largest) / row_max, 0.0)
+    steps = (h * multiplier[:, None]).nan_to_num(nan=0.0)
+    q = (steps if number_format.dtype.is_floating_point else steps.round()).to(number_format.dtype)
+    return q, torch.where(row_max < number_format.smallest_row_max, 0.0, row_max / number_format.largest)
 
 
 def interleave(columns: Tensor, tile: int) -> Tensor:

@@ -3,7 +3,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from gulliver.fused_mlp.arguments import MAX_INNER_SIZE, RowGroup, check_arguments, row_groups
+from gulliver.fused_mlp.arguments import MAX_INNER_SIZE, RowGroup, check_arguments, check_weights, row_groups
+from gulliver.fused_mlp.formats import check_capability
 from gulliver.fused_mlp.reference import fused_mlp, unfused_mlp
 
 MakeArguments = Callable[..., dict[str, torch.Tensor]]
@@ -19,7 +20,11 @@ BROKEN = {
     "x1 dimensions": ("x1", int8(5, 3, 1), "x1 must have 2 dimensions, but it is (5, 3, 1)"),
     "x1 columns": ("x1", int8(5, 4), "x1 must have shape (m, K1) = (5, 3), but it is (5, 4)"),
     "x1 device": ("x1", int8(5, 3, device="meta"), "x1 must be on weight1's device, cpu, but it is on meta"),
-    "weight1 dtype": ("weight1", int8(2, 3, 8).int(), "weight1 must be torch.int8, but it is torch.int32"),
+    "weight1 dtype": (
+        "weight1",
+        int8(2, 3, 8).int(),
+        "weight1 must be torch.int8 or torch.float8_e4m3fn, but it is torch.int32",
+    ),
     "weight1 dimensions": (
         "weight1",
         int8(3, 8),
@@ -38,7 +43,7 @@ BROKEN = {
     "weight1 inner size": (
         "weight1",
         int8(1, 1, 2).expand(2, 131072, 2),
-        "weight1 must have K1 at most 131071, or int32 sums overflow, but it is 131072",
+        "weight1 must have K1 at most 131071, or sums overflow, but it is 131072",
     ),
     "scale1 dtype": (
         "scale1",
@@ -124,8 +129,47 @@ def test_a_broken_rule_is_named_with_its_argument_and_value(
         implementation(**arguments)
 
 
+def test_all_operands_have_the_format_of_weight1(make_arguments: MakeArguments) -> None:
+    arguments = make_arguments([2, 3], 3, 4, 6)
+    in_e4m3 = {name: arguments[name].to(torch.float8_e4m3fn) for name in ("x1", "weight1", "weight2")}
+    check_arguments(**{**arguments, **in_e4m3})
+    with pytest.raises(ValueError, match=r"^x1 must be torch.float8_e4m3fn, but it is torch.int8$"):
+        check_arguments(**{**arguments, **in_e4m3, "x1": arguments["x1"]})
+    with pytest.raises(ValueError, match=r"^weight2 must be torch.float8_e4m3fn, but it is torch.int8$"):
+        check_arguments(**{**arguments, **in_e4m3, "weight2": arguments["weight2"]})
+
+
+def test_the_kernels_for_processors_take_int8_only(make_arguments: MakeArguments) -> None:
+    names = ("weight1", "scale1", "weight2", "per_channel_scale2")
+    weights = {name: make_arguments([2, 3], 3, 4, 6, dtype=torch.float8_e4m3fn)[name] for name in names}
+    with pytest.raises(ValueError, match=r"^weight1 must be torch.int8, but it is torch.float8_e4m3fn$"):
+        check_weights(**weights)
+
+
+def test_the_counts_of_group_list_are_not_read_when_asked_not_to(make_arguments: MakeArguments) -> None:
+    check_arguments(**{**make_arguments([2, 3], 3, 4, 6), "group_list": torch.tensor([5, 9])}, check_groups=False)
+
+
+@pytest.mark.parametrize("capability", [(7, 5), (8, 0), (8, 6)])
+def test_a_gpu_that_cannot_multiply_e4m3_is_refused(capability: tuple[int, int]) -> None:
+    check_capability(torch.int8, capability)
+    message = f"weight1 may be torch.float8_e4m3fn from compute capability 8.9 on, but this GPU has {capability[0]}"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        check_capability(torch.float8_e4m3fn, capability)
+
+
+@pytest.mark.parametrize("capability", [(8, 9), (9, 0), (10, 0)])
+def test_a_gpu_that_can_multiply_e4m3_is_not(capability: tuple[int, int]) -> None:
+    check_capability(torch.float8_e4m3fn, capability)
+
+
 def test_the_largest_inner_size_is_the_last_whose_sums_fit_int32() -> None:
     assert MAX_INNER_SIZE * 128 * 128 <= 2**31 - 1 < (MAX_INNER_SIZE + 1) * 128 * 128
+
+
+def test_sums_of_e4m3_of_that_size_are_exact_in_float64() -> None:
+    # The smallest product is 2^-9 * 2^-9, the largest 448 * 448.
+    assert MAX_INNER_SIZE * 448**2 * 2**18 <= 2**53
 
 
 def test_row_groups_are_the_groups_with_rows() -> None:

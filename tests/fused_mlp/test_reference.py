@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+from gulliver.fused_mlp.formats import E4M3
 from gulliver.fused_mlp.reference import (
     deinterleave,
     exact_matmul,
@@ -94,6 +95,39 @@ class TestSteps:
         assert not s2.isfinite().any()
 
 
+class TestE4M3:
+    def test_the_sum_is_exact_and_rounded_once(self) -> None:
+        # 448 * 448 + 2^-9 * 2^-9 + 2^-9 * 2^-9 = 200704 + 2^-17: float32 steps there are 2^-6, and 2^-18 drops out.
+        left = torch.tensor([[448.0, 2.0**-9, 2.0**-9, -448.0]]).to(torch.float8_e4m3fn)
+        right = torch.tensor([[448.0], [2.0**-9], [2.0**-9], [448.0]]).to(torch.float8_e4m3fn)
+        assert exact_matmul(left, right).item() == 2.0**-17
+        assert exact_matmul(left[:, :3], right[:3]).item() == 448.0 * 448.0
+
+    def test_a_row_is_rounded_to_the_nearest_e4m3_ties_to_even(self) -> None:
+        # Row max 448 makes the multiplier 1. Spacings: 32 from 256 on, 1 from 8 on, 2^-9 below 2^-6.
+        row = torch.tensor([[-448.0, 303.0, 304.0, 8.5, 9.5, 2.0**-10, 3 * 2.0**-10, 2.0**-11]])
+        q, s2 = quantize_rows(row, E4M3)
+        assert q.float().tolist() == [[-448.0, 288.0, 320.0, 8.0, 10.0, 0.0, 2 * 2.0**-9, 0.0]]
+        assert s2.item() == 1.0
+
+    def test_the_largest_of_a_row_becomes_448_whatever_the_division_rounds_to(self) -> None:
+        q, _ = quantize_rows(torch.linspace(1, 2, 4097)[:, None], E4M3)
+        assert (q.float() == 448).all()
+
+    @pytest.mark.parametrize(("row_max", "q_max", "s2"), [(2.0**-118, 0.0, 0.0), (2.0**-117, 448.0, 2.0**-117 / 448)])
+    def test_a_row_below_2_to_the_minus_117_counts_as_zeros(self, row_max: float, q_max: float, s2: float) -> None:
+        q, scale = quantize_rows(torch.tensor([[0.0, row_max]]), E4M3)
+        assert q.float().max().item() == q_max
+        assert scale.item() == pytest.approx(s2, rel=1e-6)
+        assert scale.item() == 0 or scale.item() >= torch.finfo(torch.float32).tiny
+
+    @pytest.mark.parametrize("broken", [math.inf, math.nan])
+    def test_a_row_that_is_not_finite_has_q_zero(self, broken: float) -> None:
+        q, s2 = quantize_rows(torch.tensor([[1.0, broken]]), E4M3)
+        assert q.float().tolist() == [[0, 0]]
+        assert not s2.isfinite().any()
+
+
 class TestAgainstNumpy:
     @settings(max_examples=40, deadline=None)
     @given(
@@ -103,6 +137,7 @@ class TestAgainstNumpy:
         n2=st.sampled_from([1, 2, 5, 61, 123]),
         tail=st.integers(0, 3),
         seed=st.integers(0, 2**16),
+        dtype=st.sampled_from([torch.int8, torch.float8_e4m3fn]),
     )
     def test_it_agrees_for_any_shape_groups_and_tail(
         self,
@@ -114,8 +149,9 @@ class TestAgainstNumpy:
         n2: int,
         tail: int,
         seed: int,
+        dtype: torch.dtype,
     ) -> None:
-        arguments = make_arguments(row_counts, k1, k2, n2, tail, seed)
+        arguments = make_arguments(row_counts, k1, k2, n2, tail, seed, dtype)
         out, (truth, slack) = fused_mlp(**arguments), numpy_mlp(arguments)
         # 2^-11 is half a step of float16, of which 2^-24 is the smallest; float32 adds little to either.
         assert (np.abs(out.double().numpy() - truth) <= 2.0**-10.9 * np.abs(truth) + slack + 2.0**-24).all()
