@@ -45,6 +45,15 @@ def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
 
 
+def age_fits(cache, hours):
+    """Return the files of what was fitted to this machine, made older."""
+    fits = list((cache / "gulliver" / "kernel_times").glob("*.json"))
+    for fit in fits:
+        os.utime(fit, (time.time() - 3600 * hours,) * 2)
+    assert fits
+    return fits
+
+
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory, cache):
     folder = tmp_path_factory.mktemp("searched")
@@ -168,10 +177,13 @@ def test_the_same_command_on_a_finished_search_gives_the_same_result_without_sco
     out, _ = searched
     before = (out / "scores.jsonl").read_bytes()
     front = (out / "front.csv").read_bytes()
+    fits = age_fits(cache, hours=1)
     result = gulliver(out.parent, cache, "search", *QUICK, "out=run")
     assert result.returncode == 0, result.stderr
     assert (out / "scores.jsonl").read_bytes() == before
     assert (out / "front.csv").read_bytes() == front
+    # New trials would be priced as the old ones were: only a search that begins is fitted anew.
+    assert [it.stat().st_mtime for it in fits] == pytest.approx([time.time() - 3600] * len(fits), abs=600)
 
 
 def test_a_finished_search_is_solved_for_another_budget_without_scoring_anything(searched, cache, tmp_path):
