@@ -1,11 +1,20 @@
 import numpy as np
 import pytest
 from gulliver.evaluators.latency import calibration
-from gulliver.evaluators.latency.calibration import Coefficients, CpuLatencyModel, calibrate, fit, forget, kernel_table
+from gulliver.evaluators.latency.calibration import (
+    Coefficients,
+    CpuLatencyModel,
+    calibrate,
+    calibrate_calls,
+    fit,
+    forget,
+    kernel_table,
+)
 from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
 from gulliver.evaluators.latency.kernel import ComputeKernel, KernelCall, MemoryKernel
 from gulliver.evaluators.latency.kernel_table import KernelTable
 from gulliver.spaces.recipe import LayerRecipe, Quantize, Recipe
+from gulliver.spaces.space import Space, SpaceOptions
 
 TRUE = {
     "int8_scale": 1.1,
@@ -101,3 +110,15 @@ def test_a_network_is_calibrated_once_and_again_when_forgotten(digits_original, 
     assert len(kernel_table(target)) == 0
     with pytest.raises(TypeError):
         calibrate(target, digits_original, recipes)
+
+
+def test_a_fit_does_not_depend_on_what_the_first_search_leaves_out(digits_original, monkeypatch):
+    monkeypatch.setattr(calibration, "calibrate", lambda target, original, recipes: recipes)
+    target = CpuOpenvino()
+    spaces = (
+        Space(digits_original.graph, target.capabilities, options)
+        for options in (SpaceOptions(), SpaceOptions(bits=(), max_ratio=0.0))
+    )
+    fitted_to, without_int8 = (calibrate_calls(target, digits_original, space, []) for space in spaces)
+    assert without_int8 == fitted_to
+    assert any(choice.quantize for recipe in without_int8 for choice in recipe.layers.values())
