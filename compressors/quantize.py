@@ -16,6 +16,7 @@ from gulliver.compressors.batch_norm import fold_batch_norms
 from gulliver.compressors.calibrators import CALIBRATORS, Grid, fit_grid
 from gulliver.compressors.correct_bias import correct_biases
 from gulliver.compressors.equalize import equalize
+from gulliver.compressors.hoist import hoist
 from gulliver.compressors.layer_inputs import calls_of, product_sums, weight_matrix
 from gulliver.compressors.observe import observe_extremes, observe_histograms
 from gulliver.compressors.second_order import round_rows
@@ -41,9 +42,14 @@ class QuantizedActivation(nn.Module):
         self.scale, self.zero_point = grid.scale, grid.zero_point
         self.lowest_level, self.highest_level = grid.lowest_level, grid.highest_level
 
+    @property
+    def grid(self) -> Grid:
+        """The levels and what they stand for."""
+        return Grid(self.scale, self.zero_point, self.lowest_level, self.highest_level)
+
     def forward(self, values: Tensor) -> Tensor:
         """Return the tensor of the same shape, rounded and clipped."""
-        return Grid(self.scale, self.zero_point, self.lowest_level, self.highest_level)(values)
+        return self.grid(values)
 
 
 class QuantizedLayer(nn.Module):
@@ -114,6 +120,7 @@ def quantize(model: nn.Module, recipe: Recipe, calibration: Iterable[tuple[Tenso
 
     A tensor that feeds several quantized layers is rounded once, for the first of those with the most activation bits,
     and a residual addition takes the rounded tensor where there is one, so that it need not be kept in two forms.
+    What only selects or joins values comes behind the rounding (hoist.py).
     Raises InputError where weights cannot be grouped as the recipe says.
     """
     traced = _without_identities(fold_batch_norms(symbolic_trace(model)))
@@ -130,7 +137,7 @@ def quantize(model: nn.Module, recipe: Recipe, calibration: Iterable[tuple[Tenso
     _round_inputs(traced, chosen, calibration)
     for node, choice in chosen.items():
         _quantize_layer(traced, str(node.target), choice)
-    traced.recompile()
+    hoist(traced, QuantizedActivation, lambda rounding: rounding.grid)
     _round_in_order(traced, {str(node.target): choice for node, choice in chosen.items()}, calibration)
     correct_biases(traced, exact, list(dict.fromkeys(corrected)), calibration)
     return traced
