@@ -47,8 +47,8 @@ def _arguments() -> argparse.Namespace:
     for name, values in (("networks", NETWORKS), ("parts", PARTS)):
         parser.add_argument(f"--{name}", type=_names(values), default=list(values), help=",".join(values))
     parser.add_argument("--epochs", type=int, default=1, help="of fine-tuning of one network")
-    parser.add_argument("--batches", type=int, default=200, help="of 128 images, an epoch")
-    parser.add_argument("--trials", type=int, default=16, help="of a search")
+    parser.add_argument("--batches", type=int, default=150, help="of 128 images, an epoch")
+    parser.add_argument("--trials", type=int, default=12, help="of a search")
     parser.add_argument("--finalists", type=int, default=3, help="of a search")
     return parser.parse_args()
 
