@@ -35,6 +35,13 @@ def hoist(traced: fx.GraphModule, rounding: type[nn.Module], grid_of: Callable[[
     return traced
 
 
+def selected_from(node: fx.Node, traced: fx.GraphModule) -> fx.Node | None:
+    """Return what the node selects values from or flattens, None where it does something else."""
+    module = _module_of(node, traced)
+    called = node.target if module is None else type(module)
+    return node.all_input_nodes[0] if called in _SELECTIONS else None
+
+
 def _calls(traced: fx.GraphModule, rounding: type[nn.Module]) -> list[fx.Node]:
     return [node for node in traced.graph.nodes if isinstance(_module_of(node, traced), rounding)]
 
@@ -48,11 +55,9 @@ def _move(node: fx.Node, traced: fx.GraphModule, rounding: type[nn.Module], grid
     source = node.all_input_nodes[0]
     if list(source.users) != [node] or not source.args:
         return False
-    module = _module_of(source, traced)
-    called = source.target if module is None else type(module)
-    if called in _SELECTIONS:
+    if selected_from(source, traced) is not None:
         return _before_selection(node, source, _equal(node, source, traced, rounding, grid_of))
-    return called in _CONCATENATIONS and _before_concatenation(node, source)
+    return source.target in _CONCATENATIONS and _before_concatenation(node, source)
 
 
 def _equal(

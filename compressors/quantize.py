@@ -16,7 +16,7 @@ from gulliver.compressors.batch_norm import fold_batch_norms
 from gulliver.compressors.calibrators import CALIBRATORS, Grid, fit_grid
 from gulliver.compressors.correct_bias import correct_biases
 from gulliver.compressors.equalize import equalize
-from gulliver.compressors.hoist import hoist
+from gulliver.compressors.hoist import hoist, selected_from
 from gulliver.compressors.layer_inputs import calls_of, product_sums, weight_matrix
 from gulliver.compressors.observe import observe_extremes, observe_histograms
 from gulliver.compressors.second_order import round_rows
@@ -181,6 +181,11 @@ def _round_inputs(
         choice = readers[source]
         fit = partial(fit_grid, bits=choice.activation_bits, symmetric=choice.symmetric)
         ranges[source] = CALIBRATORS[choice.calibrator](histogram, fit)
+    for source in beyond:
+        # On one grid, the largest values need no rounding beside that of all values.
+        selected = selected_from(source, traced)
+        if selected in beyond and readers[selected] == readers[source]:
+            ranges[source] = ranges[selected]
     rounded = {source: _insert_rounding(traced, source, *ranges[source], readers[source]) for source in readers}
     _reroute(traced, {node for node, choice in chosen.items() if choice.group_size is None}, rounded)
 

@@ -105,3 +105,24 @@ def test_a_quantized_network_pools_integers():
     quantized = quantize(model, recipe, [(torch.randn(4, 2, 8, 8),)])
     names = [node.name for node in quantized.graph.nodes]
     assert names == ["input_1", "rounded_input_1", "_0", "_1", "rounded__2", "_2", "_3", "output"]
+
+
+class Branches(nn.Module):
+    """A layer and a pooling read the same tensor, and what the pooling gives is read by a layer too."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.left, self.right = (nn.Conv2d(2, 2, 1) for _ in range(3))
+
+    def forward(self, images):
+        features = torch.relu(self.stem(images))
+        return self.left(features) + self.right(F.max_pool2d(features, 3, 1, 1))
+
+
+@pytest.mark.parametrize("calibrator", ["min_max", "mse", "percentile"])
+def test_a_pooling_reads_what_is_rounded_for_a_layer_whatever_the_calibrator(calibrator):
+    torch.manual_seed(0)
+    choice = LayerRecipe(quantize=Quantize(calibrator=calibrator))
+    recipe = Recipe(dict.fromkeys(("stem", "left", "right"), choice))
+    quantized = quantize(Branches().eval(), recipe, [(torch.rand(4, 2, 8, 8),)])
+    assert sum(node.name.startswith("rounded") for node in quantized.graph.nodes) == 2
