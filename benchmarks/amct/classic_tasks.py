@@ -22,7 +22,7 @@ CALIBRATION_SAMPLES = 512
 
 @dataclass(frozen=True)
 class Training:
-    """What differs in the training of two networks: without batch norms, a network bears a lower learning rate.
+    """What differs in the training of the networks.
 
     torch runs depthwise convolutions faster in float32 than in bfloat16.
     """
@@ -43,8 +43,8 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Training]] = {
     "inception": (plain.inception, Training()),
     "efficientnet": (mobile.efficientnet, Training(bfloat16=False)),
     "nin": (plain.nin, Training()),
-    "alexnet": (plain.alexnet, Training(learning_rate=0.02)),
-    "convnext": (residual.convnext, Training(learning_rate=0.03)),
+    "alexnet": (plain.alexnet, Training()),
+    "convnext": (residual.convnext, Training(learning_rate=0.3)),
 }
 
 

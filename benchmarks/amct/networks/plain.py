@@ -6,12 +6,11 @@ from benchmarks.amct.networks.blocks import CLASSES, Classifier, ConvNormActivat
 
 
 def alexnet() -> nn.Module:
-    """Large kernels, no batch norms, three linear layers: Krizhevsky et al., "ImageNet Classification", 2012."""
+    """Large kernels, three linear layers: Krizhevsky et al., "ImageNet Classification", 2012, with batch norms."""
     return nn.Sequential(
-        *(nn.Conv2d(1, 32, 5, 2, 2), nn.ReLU(), nn.MaxPool2d(2)),
-        *(nn.Conv2d(32, 64, 5, 1, 2), nn.ReLU()),
-        *(nn.Conv2d(64, 96, 3, 1, 1), nn.ReLU()),
-        *(nn.Conv2d(96, 64, 3, 1, 1), nn.ReLU(), nn.MaxPool2d(2)),
+        *(ConvNormActivation(1, 32, 5, 2), nn.MaxPool2d(2)),
+        *(ConvNormActivation(32, 64, 5), ConvNormActivation(64, 96, 3), ConvNormActivation(96, 64, 3)),
+        nn.MaxPool2d(2),
         *(nn.Flatten(), nn.Dropout(0.1), nn.Linear(64 * 3 * 3, 256), nn.ReLU()),
         *(nn.Dropout(0.1), nn.Linear(256, 128), nn.ReLU(), nn.Linear(128, CLASSES)),
     )
