@@ -14,16 +14,34 @@ ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
 
 
-def write_table(name: str, rows: Sequence[Any], versions: Mapping[str, str]) -> None:
-    """Write dataclasses to benchmarks/results/NAME.csv with machine, Python, versions and commit; print the rows."""
+def write_table(name: str, rows: Sequence[Any], versions: Mapping[str, str], key: Sequence[str] = ()) -> None:
+    """Write dataclasses to benchmarks/results/NAME.csv with machine, Python, versions and commit; print the rows.
+
+    With a `key`, rows that the table has already stay where no new one has the same values in these columns.
+    """
     source = origin(versions)
     lines = [asdict(row) for row in rows]
+    replaced = {_values(line, key) for line in lines}
+    kept = [line for line in read_table(name) if _values(line, key) not in replaced] if key else []
     with (RESULTS / f"{name}.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, [*lines[0], *source])
         writer.writeheader()
-        writer.writerows(line | source for line in lines)
+        writer.writerows([*kept, *(line | source for line in lines)])
     for line in lines:
         print(*line.values(), sep="\t")
+
+
+def read_table(name: str) -> list[dict[str, Any]]:
+    """Return the rows of benchmarks/results/NAME.csv, none where there is no such table."""
+    path = RESULTS / f"{name}.csv"
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _values(line: Mapping[str, Any], key: Sequence[str]) -> tuple[str, ...]:
+    return tuple(str(line[column]) for column in key)
 
 
 def origin(versions: Mapping[str, str]) -> dict[str, str]:

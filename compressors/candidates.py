@@ -12,11 +12,14 @@ from gulliver.compressors.layer_parts import LayerParts
 from gulliver.compressors.plan import read_plan
 from gulliver.compressors.store import Store
 from gulliver.compressors.thinning import thinning_of
+from gulliver.spaces.layer_graph import LayerGraph
 from gulliver.spaces.plain import why_not_plain
 from gulliver.spaces.recipe import Recipe
 from torch import nn
 
 MEMORY_BYTES = 256 << 20
+# Kinds of operations that hold those which only select values (hoist.py), and others.
+_SELECTING = ("pool", "flatten", "other")
 
 
 class Candidates:
@@ -44,7 +47,13 @@ class Candidates:
         """Return why the recipe is left to `compress`, None where it is not."""
         if recipe.finetune is not None:
             return "the recipe is fine-tuned"
-        return self._plan.refusal or why_not_plain(recipe)
+        return self._plan.refusal or why_not_plain(recipe) or self._shared_range(recipe)
+
+    def _shared_range(self, recipe: Recipe) -> str | None:
+        chosen = {choice.quantize.calibrator for choice in recipe.layers.values() if choice.quantize}
+        if chosen <= {"min_max"} or not _selects_from_inputs(self.original.graph):
+            return None
+        return "values that layers read, and some that are selected from them, may share a calibrated range"
 
     def network(self, recipe: Recipe) -> nn.Module:
         """Return the network as the recipe wants it, for running only; raises InputError as `compress` does."""
@@ -58,3 +67,9 @@ class Candidates:
             quantized = any(choice.quantize for choice in recipe.layers.values())
             ranges = self._calibrator.ranges(thinning, statistics) if quantized else {}
             return self._assembler.network(recipe, thinning, statistics, ranges).eval()
+
+
+def _selects_from_inputs(graph: LayerGraph) -> bool:
+    """Say whether values may be selected, as by a pooling, from values that a layer reads as they are."""
+    read = {name for name, users in graph.users.items() if any(it.layer for it in users)}
+    return any(it.kind in _SELECTING and not read.isdisjoint(it.inputs) for it in graph.operations)

@@ -107,15 +107,15 @@ def finetune(
 ) -> nn.Module:
     """Train the student in place to give the original's outputs; return it in evaluation mode.
 
-    It runs in bfloat16 where `half`, which is too coarse for a network that is rounded. With a `checkpoint`, a run that
-    was interrupted goes on after its last whole epoch, and ends as if it had not been.
+    It runs in bfloat16 where `half`, which is too coarse for a network that is rounded, and where that is faster. With
+    a `checkpoint`, a run that was interrupted goes on after its last whole epoch, and ends as if it had not been.
     Raises InputError where the task has no training inputs, or the checkpoint is of another network or settings.
     """
     if not isinstance(task, TrainingTask):
         raise InputError(f"the task {task.name} must have `training(epoch)` for its networks to be fine-tuned")
     batches = sum(1 for _ in itertools.islice(task.training(0), settings.batches_per_epoch))
     layer = last_layer(task.model) if settings.feature_weight else None
-    distance = Distance(settings.temperature, half, layer, settings.feature_weight)
+    distance = Distance(settings.temperature, half and _is_faster_in_half(task.model), layer, settings.feature_weight)
     with torch.random.fork_rng(devices=[]):
         learner = _Learner(student, settings.epochs * batches, settings.learning_rate)
         reached = _resume(learner, settings, checkpoint)
@@ -144,9 +144,18 @@ def recover(student: nn.Module, inputs: Sequence[Inputs], outputs: Sequence[Tens
 
 def _lessons(task: Task, batches: Iterable[Inputs], layer: str | None) -> Iterator[Lesson]:
     for inputs in batches:
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), reading(task.model, layer) as read:
+        with torch.no_grad(), _half(task.model), reading(task.model, layer) as read:
             outputs = task.model(*inputs)
         yield Lesson(inputs, outputs, read[0] if read else None)
+
+
+def _half(model: nn.Module) -> torch.autocast:
+    return torch.autocast("cpu", torch.bfloat16, enabled=_is_faster_in_half(model))
+
+
+def _is_faster_in_half(model: nn.Module) -> bool:
+    # torch trains depthwise convolutions twice as fast in float32, even on a CPU with bfloat16 instructions.
+    return not any(getattr(module, "groups", 1) > 1 for module in model.modules())
 
 
 def _shown(lessons: Iterable[Lesson], bar: Any) -> Iterator[Lesson]:

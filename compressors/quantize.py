@@ -15,6 +15,7 @@ from gulliver.compressors.batch_norm import fold_batch_norms
 from gulliver.compressors.calibrators import Grid, calibrated_range, fit_grid
 from gulliver.compressors.correct_bias import correct_biases
 from gulliver.compressors.equalize import equalize
+from gulliver.compressors.hoist import hoist, selected_from
 from gulliver.compressors.layer_inputs import calls_of, product_sums, weight_matrix
 from gulliver.compressors.observe import observe_extremes, observe_histograms
 from gulliver.compressors.second_order import round_rows
@@ -40,9 +41,14 @@ class QuantizedActivation(nn.Module):
         self.scale, self.zero_point = grid.scale, grid.zero_point
         self.lowest_level, self.highest_level = grid.lowest_level, grid.highest_level
 
+    @property
+    def grid(self) -> Grid:
+        """The levels and what they stand for."""
+        return Grid(self.scale, self.zero_point, self.lowest_level, self.highest_level)
+
     def forward(self, values: Tensor) -> Tensor:
         """Return the tensor of the same shape, rounded and clipped."""
-        return Grid(self.scale, self.zero_point, self.lowest_level, self.highest_level)(values)
+        return self.grid(values)
 
 
 class QuantizedLayer(nn.Module):
@@ -113,6 +119,7 @@ def quantize(model: nn.Module, recipe: Recipe, calibration: Iterable[tuple[Tenso
 
     A tensor that feeds several quantized layers is rounded once, for the first of those with the most activation bits,
     and a residual addition takes the rounded tensor where there is one, so that it need not be kept in two forms.
+    What only selects or joins values comes behind the rounding (hoist.py).
     Raises InputError where weights cannot be grouped as the recipe says.
     """
     traced = _without_identities(fold_batch_norms(symbolic_trace(model)))
@@ -129,7 +136,7 @@ def quantize(model: nn.Module, recipe: Recipe, calibration: Iterable[tuple[Tenso
     _round_inputs(traced, chosen, calibration)
     for node, choice in chosen.items():
         _quantize_layer(traced, str(node.target), choice)
-    traced.recompile()
+    hoist(traced, QuantizedActivation, lambda rounding: rounding.grid)
     _round_in_order(traced, {str(node.target): choice for node, choice in chosen.items()}, calibration)
     correct_biases(traced, exact, list(dict.fromkeys(corrected)), calibration)
     return traced
@@ -171,6 +178,11 @@ def _round_inputs(
     ranges = dict(extremes)
     for source, histogram in histograms.items():
         ranges[source] = calibrated_range(histogram, readers[source])
+    for source in beyond:
+        # On one grid, the largest values need no rounding beside that of all values.
+        selected = selected_from(source, traced)
+        if selected in beyond and readers[selected] == readers[source]:
+            ranges[source] = ranges[selected]
     rounded = {source: _insert_rounding(traced, source, *ranges[source], readers[source]) for source in readers}
     _reroute(traced, {node for node, choice in chosen.items() if choice.group_size is None}, rounded)
 

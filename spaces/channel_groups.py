@@ -4,6 +4,7 @@ Source: Fang et al., "DepGraph: Towards Any Structural Pruning", CVPR 2023.
 """
 
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -16,21 +17,21 @@ _LAYER_TYPES = (ops.OPTYPE.CONV, ops.OPTYPE.DEPTHWISE_CONV, ops.OPTYPE.LINEAR)
 
 
 def find_channel_groups(
-    model: nn.Module, example_inputs: tuple[Tensor, ...], output_layers: frozenset[str]
+    model: nn.Module, example_inputs: tuple[Tensor, ...], fixed: Mapping[str, str]
 ) -> tuple[ChannelGroup, ...]:
     """Return every group of tied output channels, in order of the model's modules.
 
-    Groups that hold one of the `output_layers`, whose channels the network returns, are not prunable.
+    Groups that hold a layer that is `fixed`, for the reason that it maps to, are not prunable.
     """
     with torch.enable_grad():
         graph = torch_pruning.DependencyGraph().build_dependency(model, example_inputs, verbose=False)
     names = {module: name for name, module in model.named_modules()}
-    groups = [_channel_group(group, names, output_layers) for group in graph.get_all_groups()]
+    groups = [_channel_group(group, names, fixed) for group in graph.get_all_groups()]
     order = {name: position for position, name in enumerate(names.values())}
     return tuple(sorted(groups, key=lambda group: order[group.name]))
 
 
-def _channel_group(group: Any, names: dict[nn.Module, str], output_layers: frozenset[str]) -> ChannelGroup:
+def _channel_group(group: Any, names: dict[nn.Module, str], fixed: Mapping[str, str]) -> ChannelGroup:
     order = list(names.values())
     channels = len(group[0].idxs)
     items = [item for item in group.items if item.dep.target.module in names]
@@ -42,9 +43,7 @@ def _channel_group(group: Any, names: dict[nn.Module, str], output_layers: froze
         and item.dep.target.type in (ops.OPTYPE.CONV, ops.OPTYPE.LINEAR, ops.OPTYPE.DEPTHWISE_CONV)
     }
     ordered = tuple(sorted(layers, key=order.index))
-    reason = _not_prunable(group, names)
-    if output_layers.intersection(layers):
-        reason = "its channels are the network's outputs"
+    reason = next((fixed[name] for name in ordered if name in fixed), _not_prunable(group, names))
     return ChannelGroup(ordered[0], channels, ordered, couplings, reason)
 
 

@@ -1,7 +1,7 @@
 """Read a network's layers and operations by symbolic tracing (torch.fx; docs/decisions/0001)."""
 
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -46,6 +46,21 @@ _FUNCTION_KINDS: dict[Callable[..., Any] | str, str] = {
     "add": "add",
 }
 
+# What moves channels to other places than those that torch-pruning keeps count of.
+_SHUFFLES: tuple[Callable[..., Any] | type[nn.Module], ...] = (
+    nn.ChannelShuffle,
+    nn.PixelShuffle,
+    nn.PixelUnshuffle,
+    nn.functional.channel_shuffle,
+    nn.functional.pixel_shuffle,
+    nn.functional.pixel_unshuffle,
+    torch.channel_shuffle,
+    torch.pixel_shuffle,
+    torch.pixel_unshuffle,
+)
+_RESHAPES = ("view", "reshape", "unflatten", torch.reshape, torch.unflatten, nn.Unflatten)
+_IMAGE_DIMENSIONS = 4
+
 # What an operation computes, where others that depend on it must know.
 _COMPUTES: dict[Callable[..., Any] | str | type[nn.Module], str] = {
     nn.SiLU: "silu",
@@ -82,8 +97,11 @@ def trace(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> LayerGraph:
     }
     if not layers:
         raise InputError("the network must have at least one Conv1d, Conv2d or Linear layer, but has none")
-    output_layers = frozenset(_output_layers(traced, modules))
-    return LayerGraph(layers, operations, find_channel_groups(model, example_inputs, output_layers))
+    outputs = (node for node in traced.graph.nodes if node.op == "output")
+    shuffles = (node for node in traced.graph.nodes if _is_shuffle(node, modules, shapes.of))
+    fixed = dict.fromkeys(_layers_behind(shuffles, modules), "its channels are shuffled")
+    fixed |= dict.fromkeys(_layers_behind(outputs, modules), "its channels are the network's outputs")
+    return LayerGraph(layers, operations, find_channel_groups(model, example_inputs, fixed))
 
 
 class _Shapes(fx.Interpreter):
@@ -99,14 +117,23 @@ class _Shapes(fx.Interpreter):
         return result
 
 
-def _output_layers(traced: fx.GraphModule, modules: dict[str, nn.Module]) -> Iterator[str]:
-    """Yield the layers whose channels reach the network's output without another layer between."""
-    reached = [node for node in traced.graph.nodes if node.op == "output"]
+def _layers_behind(nodes: Iterable[fx.Node], modules: dict[str, nn.Module]) -> Iterator[str]:
+    """Yield the layers whose channels reach one of the nodes without another layer between."""
+    reached = list(nodes)
     for node in reached:
         if _kind(node, modules) in LAYER_KINDS.values():
             yield str(node.target)
         else:
             reached.extend(source for source in node.all_input_nodes if source not in reached)
+
+
+def _is_shuffle(node: fx.Node, modules: dict[str, nn.Module], shapes: dict[fx.Node, tuple[int, ...]]) -> bool:
+    """Say whether the node shuffles channels, or gives them two dimensions, as a shuffle that is written out does."""
+    called = type(modules[str(node.target)]) if node.op == "call_module" else node.target
+    if called in _SHUFFLES:
+        return True
+    split = called in _RESHAPES and len(shapes[node]) > _IMAGE_DIMENSIONS
+    return split and len(shapes[node.all_input_nodes[0]]) == _IMAGE_DIMENSIONS
 
 
 def _kind(node: fx.Node, modules: dict[str, nn.Module]) -> str:

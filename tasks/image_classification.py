@@ -6,9 +6,10 @@ import pickle
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import Field, asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any, ClassVar, Protocol
 
 import torch
 from gulliver.tasks.cache import cache_dir, write_atomically
@@ -23,6 +24,15 @@ CALIBRATION_BATCH_SIZE = 128
 SCORING_BATCH_SIZE = 500
 
 
+class Blueprint(Protocol):
+    """A dataclass that builds a network with random weights; its fields tell the network from all others."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    def build(self) -> nn.Module:
+        """Return the network; its weights are drawn from torch's random state."""
+
+
 @dataclass(frozen=True)
 class Architecture:
     """The arguments of a ResidualNetwork."""
@@ -32,6 +42,10 @@ class Architecture:
     stem_stride: int
     in_channels: int
     classes: int
+
+    def build(self) -> nn.Module:
+        """Return the network with random weights."""
+        return ResidualNetwork(**asdict(self))
 
 
 @dataclass(frozen=True)
@@ -44,10 +58,10 @@ class SampleCounts:
 
 
 class ImageClassification(ABC):
-    """A ScoredTask and a TrainingTask: a ResidualNetwork trained on first use, scored by its share of right answers."""
+    """A ScoredTask and a TrainingTask: a network trained on first use, scored by its share of right answers."""
 
     name: str
-    architecture: Architecture
+    architecture: Blueprint
     normalization: Normalization
     most_samples: SampleCounts
     distillation_batch_size: int
@@ -150,7 +164,7 @@ class ImageClassification(ABC):
     def _untrained_model(self) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.settings.seed)
-            return ResidualNetwork(**asdict(self.architecture))
+            return self.architecture.build()
 
 
 def _require(name: str, value: int, lowest: int, highest: int) -> None:

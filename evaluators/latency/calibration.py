@@ -151,8 +151,10 @@ def calibrate_space(target: CpuOpenvino, original: Original, space: Space) -> Cp
 def calibrate_calls(
     target: CpuOpenvino, original: Original, space: Space, calls: Sequence[KernelCall]
 ) -> CpuLatencyModel:
-    """Return the latency model, fitted to recipes of the space, with the calls' kernels measured."""
+    """Return the latency model, fitted to recipes of all that the target can run, with the calls' kernels measured."""
     random = Random(_SEED)  # noqa: S311 - draws of recipes, no secrets
+    # A fit is kept for the network's next search, which may offer what this one's options leave out.
+    space = Space(space.graph, space.capabilities)
     recipes = [*_uniform_recipes(space), *(random_recipe(space, random) for _ in range(target.calibration_networks))]
     # All at once, so that a drift of the machine's speed meets all kernels alike.
     kernel_table(target).require(_compute_kernels(calls))

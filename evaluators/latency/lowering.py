@@ -19,7 +19,7 @@ from gulliver.spaces.shapes import Channels
 
 _LAYER_KINDS = ("conv1d", "conv2d", "linear")
 _FUSED_KINDS = ("relu", "activation")
-_PASS_KINDS = ("add", "pool", "concat", "other", *_FUSED_KINDS)
+_PASS_KINDS = ("add", "batch_norm", "pool", "concat", "other", *_FUSED_KINDS)
 _INT8 = "int8"
 _INT8_BITS = 8
 
@@ -193,13 +193,14 @@ class Lowering:
         return operation if is_convolution and self._only_user(operation) else None
 
     def _is_absorbed(self, operation: Operation) -> bool:
-        """Say whether an addition or an activation is part of another kernel."""
+        """Say whether an addition, a batch norm or an activation is part of another kernel."""
         if operation.kind == "add":
             return self._absorber(operation) is not None
-        if operation.kind not in _FUSED_KINDS:
+        if operation.kind not in ("batch_norm", *_FUSED_KINDS):
             return False
         source = self.graph.by_name[operation.inputs[0]]
-        return source.kind in (*_LAYER_KINDS, "batch_norm", "add") and self._only_user(source) is not None
+        absorbing = _LAYER_KINDS if operation.kind == "batch_norm" else (*_LAYER_KINDS, "batch_norm", "add")
+        return source.kind in absorbing and self._only_user(source) is not None
 
     def _shape(self, name: str) -> tuple[int, ...]:
         """Return the tensor's shape at this batch size and after removals."""

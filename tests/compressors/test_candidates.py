@@ -433,6 +433,27 @@ def test_a_recipe_that_is_not_plain_is_compressed(name, choice, originals, image
     assert not torch.equal(outputs(network, inputs), outputs(candidates.network(plain), inputs))
 
 
+class Pooled(nn.Module):
+    """A layer that reads values, and one that reads the largest of them."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.fine, self.coarse = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, 2), nn.Conv2d(8, 8, 1)
+
+    def forward(self, images):
+        values = self.first(images)
+        return self.fine(values) + self.coarse(nn.functional.max_pool2d(values, 3, 2))
+
+
+def test_where_pooled_values_share_a_calibrated_range_with_others_a_recipe_is_compressed():
+    original = read_original(NetworkTask(Pooled()))
+    candidates = Candidates(original)
+    assert candidates.refusal(precisions(original, (8, 8))) is None
+    recipe = precisions(original, (8, 8, "mse"))
+    assert "may share a calibrated range" in candidates.refusal(recipe)
+    assert isinstance(candidates.network(recipe), fx.GraphModule)
+
+
 def test_a_recipe_that_does_not_fit_is_refused_as_compress_refuses_it(originals):
     original = originals["convolutions"]
     layers = dict(precisions(original).layers)

@@ -77,6 +77,16 @@ def test_the_original_learns_nothing(task, capfd):
     assert all(parameter.grad is None for parameter in task.model.parameters())
 
 
+@pytest.mark.parametrize(("groups", "kind"), [(1, torch.bfloat16), (8, torch.float32)])
+def test_it_computes_in_bfloat16_but_for_grouped_convolutions(groups, kind, task, capfd):
+    task.model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, groups=groups), nn.Flatten())
+    kinds = []
+    for network in (task.model, student := copy.deepcopy(task.model)):
+        network[1].register_forward_hook(lambda layer, inputs, outputs: kinds.append(outputs.dtype))
+    finetune(student, task, Finetune(1, 0.01))
+    assert set(kinds) == {kind}
+
+
 def test_the_same_student_learns_the_same_and_no_random_number_is_used_up(task, capfd):
     first, second = student_of(task), student_of(task)
     state = torch.get_rng_state()

@@ -84,6 +84,37 @@ def test_channels_that_reach_the_output_through_an_addition_are_kept():
     assert groups["second"].not_prunable is None
 
 
+class Shuffled(nn.Module):
+    """Two layers whose channels reach a third through a shuffle, which is a module or is written out."""
+
+    def __init__(self, written_out):
+        super().__init__()
+        self.inner = nn.Conv2d(8, 8, 1)
+        self.outer = nn.Conv2d(8, 8, 1)
+        self.shuffle = nn.ChannelShuffle(2)
+        self.last = nn.Conv2d(8, 8, 1)
+        self.linear = nn.Linear(8, 4)
+        self.written_out = written_out
+
+    def forward(self, images):
+        features = torch.relu(self.outer(torch.relu(self.inner(images))))
+        if self.written_out:
+            batch, channels, height, width = features.shape
+            halves = features.view(batch, 2, channels // 2, height, width).transpose(1, 2)
+            shuffled = halves.reshape(batch, channels, height, width)
+        else:
+            shuffled = self.shuffle(features)
+        return self.linear(self.last(shuffled).mean((2, 3)))
+
+
+@pytest.mark.parametrize("written_out", [False, True])
+def test_channels_that_are_shuffled_are_kept_and_those_before_and_behind_are_not(written_out):
+    groups = groups_of(trace(Shuffled(written_out), (torch.zeros(1, 8, 4, 4),)))
+    assert groups["outer"].not_prunable == "its channels are shuffled"
+    assert groups["inner"].not_prunable is None
+    assert groups["last"].not_prunable is None
+
+
 def test_channels_tied_to_a_bare_parameter_are_kept():
     class Scaled(nn.Module):
         def __init__(self):

@@ -8,6 +8,7 @@ from gulliver.evaluators.latency.calibration import (
     Coefficients,
     CpuLatencyModel,
     calibrate,
+    calibrate_calls,
     fit,
     forget,
     forget_old_fit,
@@ -17,6 +18,7 @@ from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
 from gulliver.evaluators.latency.kernel import ComputeKernel, KernelCall, MemoryKernel
 from gulliver.evaluators.latency.kernel_table import KernelTable
 from gulliver.spaces.recipe import LayerRecipe, Quantize, Recipe
+from gulliver.spaces.space import Space, SpaceOptions
 
 TRUE = {
     "int8_scale": 1.1,
@@ -134,3 +136,15 @@ def fit_file(target, original):
     table = kernel_table(target).path
     conditions = f"batch-{target.batch}-{target.threads}-threads-{target.float_type}.json"
     return table.with_name(table.stem.replace(f"{target.threads}-threads", f"{original.network}-{conditions}"))
+
+
+def test_a_fit_does_not_depend_on_what_the_first_search_leaves_out(digits_original, monkeypatch):
+    monkeypatch.setattr(calibration, "calibrate", lambda target, original, recipes: recipes)
+    target = CpuOpenvino()
+    spaces = (
+        Space(digits_original.graph, target.capabilities, options)
+        for options in (SpaceOptions(), SpaceOptions(bits=(), max_ratio=0.0))
+    )
+    fitted_to, without_int8 = (calibrate_calls(target, digits_original, space, []) for space in spaces)
+    assert without_int8 == fitted_to
+    assert any(choice.quantize for recipe in without_int8 for choice in recipe.layers.values())

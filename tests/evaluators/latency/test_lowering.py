@@ -293,6 +293,17 @@ def test_flattening_costs_nothing_and_widens_the_linear_layer():
     assert (calls[1].kernel.in_channels, calls[1].kernel.out_channels) == (256, 3)
 
 
+@pytest.mark.parametrize(("choice", "written"), [(LayerRecipe(), 2), (INT8, 1)])
+def test_a_batch_norm_that_follows_no_layer_is_a_pass_which_absorbs_its_activation(choice, written):
+    norm_first = nn.Sequential(nn.MaxPool2d(1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 1))
+    calls = lowered(trace(norm_first.eval(), (torch.zeros(1, 16, 8, 8),)), default=choice)
+    passes = [call.kernel for call in calls if isinstance(call.kernel, MemoryKernel)]
+    assert passes == [
+        MemoryKernel("pool", 2048 * 2 + 2048 * 2),
+        MemoryKernel("batch_norm", 2048 * 2 + 2048 * written),
+    ]
+
+
 def test_every_call_is_a_kernel_call_of_a_known_owner(block):
     names = {*block.layers, *(operation.name for operation in block.operations)}
     for call in lowered(block, conv2=INT8):
