@@ -18,8 +18,8 @@ from gulliver.spaces.recipe import Recipe
 from torch import nn
 
 MEMORY_BYTES = 256 << 20
-# Kinds of operations that hold those which only select values (hoist.py), and others.
-_SELECTING = ("pool", "flatten", "other")
+# Kinds of operations that hold those which only select values (hoist.py).
+_SELECTING = ("pool", "flatten")
 
 
 class Candidates:
