@@ -1,6 +1,8 @@
 import csv
 import math
+import sys
 from dataclasses import fields
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -175,6 +177,7 @@ class TestTheCommand:
             monkeypatch.setattr(fused_mlp, name, fake)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
         monkeypatch.setattr(torch._dynamo, "reset", lambda: None)
+        monkeypatch.setitem(sys.modules, "triton", SimpleNamespace(__version__="3.7.0"))
         monkeypatch.setattr(record, "RESULTS", tmp_path)
         assert fused_mlp.main(["--precisions", "int8", "--rows", "16", "--groups", "1", "2"]) == 0
         with (tmp_path / "fused_mlp.csv").open() as file:
