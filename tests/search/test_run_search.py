@@ -184,6 +184,7 @@ def test_the_same_command_on_a_finished_search_gives_the_same_result_without_sco
     assert (out / "front.csv").read_bytes() == front
     # New trials would be priced as the old ones were: only a search that begins is fitted anew.
     assert [it.stat().st_mtime for it in fits] == pytest.approx([time.time() - 3600] * len(fits), abs=600)
+    age_fits(cache, hours=0)
 
 
 def test_a_finished_search_is_solved_for_another_budget_without_scoring_anything(searched, cache, tmp_path):
