@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 Rungs = NDArray[np.intp]
 Costs = NDArray[np.float64]
 
+# So few recipes that to look up their tables at once is sooner done.
+_FEW = 100
+
 
 @dataclass(frozen=True, eq=False)
 class Factor:
@@ -32,11 +35,21 @@ class TableSum:
 
     def at(self, rungs: Rungs) -> Costs:
         """Return shape (recipes,): the sum of all tables at rungs of shape (recipes, variables)."""
-        places = np.broadcast_to(self._starts, (len(rungs), len(self._starts)))
+        if len(rungs) > _FEW:
+            return self._one_by_one(rungs)
+        # Of one recipe alone the tables would be summed in pairs: rounded otherwise, it might miss a budget by a digit.
+        columns = rungs.T if len(rungs) > 1 else np.repeat(rungs.T, 2, axis=1)
+        places = np.repeat(self._starts[:, None], columns.shape[1], axis=1)
         for variables, strides in self._axes:
-            places = places + rungs[:, variables] * strides
-        # Laid out by recipe, each one's sum is rounded alike, however many there are: budgets go by the last digit.
-        return np.asarray(np.ascontiguousarray(self._costs[places]).sum(axis=1))
+            places += columns[variables] * strides[:, None]
+        return np.asarray(self._costs[places].sum(axis=0)[: len(rungs)])
+
+    def _one_by_one(self, rungs: Rungs) -> Costs:
+        """Return the same, added up in the same order, with less memory for each of many recipes."""
+        costs = np.zeros(len(rungs))
+        for factor in self.factors:
+            costs += factor.table[tuple(rungs[:, variable] for variable in factor.variables)]
+        return costs
 
     @cached_property
     def _costs(self) -> Costs:
