@@ -15,11 +15,12 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from gulliver.fused_mlp.arguments import RowGroup, row_groups
+from gulliver.fused_mlp.arguments import RowGroup
 from gulliver.fused_mlp.cpu import PackedWeights, compile_library, fused_mlp, pack_weights
 from gulliver.fused_mlp.reference import quantize_rows, swiglu
 from torch import Tensor
 
+from benchmarks.gpu.problem import Problem
 from benchmarks.record import first_line, write_table
 
 ROWS, K1, N1, N2 = 64, 7168, 4096, 7168
@@ -51,24 +52,6 @@ long read_bytes(const char *bytes, long count) {
         _mm512_add_epi64(_mm512_add_epi64(sums[0], sums[1]), _mm512_add_epi64(sums[2], sums[3])));
 }
 """
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One call: weights as the kernel takes them, rows, and the rows of each group."""
-
-    x1: Tensor
-    weight1: Tensor
-    scale1: Tensor
-    per_token_scale1: Tensor
-    weight2: Tensor
-    per_channel_scale2: Tensor
-    group_list: Tensor
-
-    @property
-    def parts(self) -> list[RowGroup]:
-        """The rows of each group."""
-        return row_groups(self.group_list)
 
 
 @dataclass(frozen=True)

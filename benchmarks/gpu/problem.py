@@ -15,7 +15,7 @@ TYPICAL_VALUE = 74
 
 @dataclass(frozen=True)
 class Problem:
-    """One call of the fused MLP; both weights are stored with their inner size contiguous."""
+    """One call of the fused MLP, weights in the layout that what is measured takes."""
 
     x1: Tensor
     weight1: Tensor
@@ -32,7 +32,7 @@ class Problem:
 
 
 def make_problem(shape: Shape, device: str, sizes: tuple[int, int, int] = (K1, N1, N2), seed: int = 0) -> Problem:
-    """Draw the tensors of a shape, with K1, N1 and N2 as in `sizes`."""
+    """Draw the tensors of a shape, K1, N1 and N2 as in `sizes`; both weights have their inner size contiguous."""
     random = torch.Generator(device).manual_seed(seed)
     groups, (k1, n1, n2) = len(shape.group_rows), sizes
 

@@ -200,4 +200,4 @@ class TestTheCommand:
             fused_mlp.check_error("int8", Measurement("fused, Triton", relative_error=error))
 
     def test_a_right_one_is(self):
-        fused_mlp.check_error("int8", Measurement("fused, Triton", relative_error=9e-4))
+        assert fused_mlp.check_error("int8", Measurement("fused, Triton", relative_error=9e-4)) is None
