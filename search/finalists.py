@@ -1,6 +1,6 @@
 """Finalists: recipes of the front that are fine-tuned, exported, scored on both splits, and measured or modelled."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from math import isnan
 from pathlib import Path
@@ -8,7 +8,6 @@ from typing import Any
 
 from gulliver.compressors.compress import is_thinned
 from gulliver.search.settings import Budget, FinalistSettings
-from gulliver.search.study import Candidate
 from gulliver.spaces.recipe import Recipe
 from gulliver.tasks.errors import InputError
 
@@ -90,38 +89,6 @@ class Finalist:
     def prediction_error(self) -> float:
         """Return the relative error of the predicted latency, negative where it was too low."""
         return self.predicted_latency_ms / self.measured.latency_ms - 1
-
-
-def choose_finalists(
-    candidates: Sequence[Candidate],
-    settings: FinalistSettings,
-    max_drop: float,
-    finish: Callable[[Candidate], float],
-) -> list[Candidate]:
-    """Return the finalists, found by halving the front between the fastest that passes and the slowest that fails.
-
-    `candidates` is the front, fastest first; `finish` makes a finalist and returns its likely drop. So many are made
-    for `max_drop`, and for each of the other drops as many again, where those made before leave it open.
-    """
-    drops: dict[int, float] = {}
-    for bar in (max_drop, *settings.other_drops):
-        for _ in range(min(settings.count, len(candidates) - len(drops))):
-            passed = [index for index, drop in drops.items() if drop <= bar]
-            failed = [index for index in drops if index not in passed]
-            index = _next_index(len(candidates), passed, failed)
-            drops[index] = finish(candidates[index])
-    return [candidates[index] for index in sorted(drops)]
-
-
-def _next_index(count: int, passed: Sequence[int], failed: Sequence[int]) -> int:
-    fastest_passed = min(passed, default=count)
-    slower_failed = [index for index in failed if index < fastest_passed]
-    slowest_failed = max(slower_failed, default=-1)
-    middle = (slowest_failed + fastest_passed) // 2
-    if slowest_failed < middle < fastest_passed and middle not in failed:
-        return middle
-    untried = [index for index in range(count) if index not in passed and index not in failed]
-    return min(untried, key=lambda index: (abs(index - fastest_passed), index))
 
 
 def with_finetuning(recipe: Recipe, settings: FinalistSettings) -> Recipe:

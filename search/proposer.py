@@ -13,7 +13,7 @@ from gulliver.search.improvement import expected_improvement
 from gulliver.search.loss_link import LossLink, fit_loss_link
 from gulliver.search.moves import Neighbourhood, all_moves
 from gulliver.search.problem import Problem
-from gulliver.search.solve import Solution, pareto
+from gulliver.search.solve import Solution, pareto, solve
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
@@ -147,6 +147,14 @@ class Proposer:
         # On matrices as small as these, threads that wait for each other cost more than they save.
         with _linear_algebra().limit(limits=1):
             return self._most_promising(history, random)
+
+    def within(self, history: History, latency_ms: float) -> Rungs | None:
+        """Return shape (variables,): the recipe of least expected drop that is so fast, None where none is."""
+        scored, problem = history.scored, self.guide.problem
+        if len(scored.scores) >= 2 * self.exact_first:
+            problem = fit(self.guide, scored).corrected_problem(scored)
+        (solution,) = solve(problem, [latency_ms])
+        return None if solution is None else as_rungs([solution])[0]
 
     def _from_ladder(self, history: History, index: int) -> Rungs | None:
         steps = [it for it in self.guide.ladder if it.latency_ms <= self.guide.highest_latency_ms]

@@ -19,7 +19,6 @@ from gulliver.search.finalists import (
     Finalist,
     Measured,
     best_finalist,
-    choose_finalists,
     fastest_within,
     likely_drop,
     with_finetuning,
@@ -27,6 +26,7 @@ from gulliver.search.finalists import (
 from gulliver.search.guide import Guide
 from gulliver.search.incumbents import Incumbents, samples_saved
 from gulliver.search.journal import Journal
+from gulliver.search.make_finalists import FinalistMaker
 from gulliver.search.make_guide import make_guide
 from gulliver.search.metrics import best_metrics, progress_of
 from gulliver.search.report import (
@@ -53,7 +53,6 @@ from gulliver.search.settings import SearchSettings
 from gulliver.search.sign import add_measured, sign
 from gulliver.search.study import STUDY_FILE, Candidate, Study, front, open_study
 from gulliver.search.tracking import Tracker, TrackingSettings
-from gulliver.search.units import ms
 from gulliver.spaces.recipe import Recipe
 from gulliver.spaces.space import Space, untouched
 from gulliver.tasks.protocol import Task, TrainingTask
@@ -112,12 +111,11 @@ class _Search:
         self.tracker.start(self.directory.path.name, self._parameters())
         with self.directory.phase("search"):
             self._run_study(study, scoring)
-        members = front(study.candidates(), self.settings.objectives)
         with self.directory.phase("finalists"):
-            exported = self._make_finalists(bench, members, baselines["baseline"])
+            exported = self._make_finalists(bench, study, scoring, baselines["baseline"])
         with self.directory.phase("measure"):
             measured = bench.measure(baselines | exported)
-        result = self._result(study, scoring, bench, members, exported, measured, baselines["baseline"])
+        result = self._result(study, scoring, bench, exported, measured, baselines["baseline"])
         self._report(study.candidates(), result)
         return result
 
@@ -180,41 +178,27 @@ class _Search:
         if (saved := samples_saved(self.journal)) > 0:
             self.say(f"racing scored {1 - saved:.0%} of the samples: {saved:.0%} were saved")
 
-    def _make_finalists(self, bench: Bench, members: Sequence[Candidate], baseline: Exported) -> dict[str, Exported]:
-        settings, budget = self.settings.finalists, self.settings.budget
-        count = settings.count * (1 + len(settings.other_drops))
-        self.say(f"making up to {count} finalists of a front of {len(members)} recipes")
-        exported: dict[str, Exported] = {}
+    def _make_finalists(self, bench: Bench, study: Study, scoring: Scoring, baseline: Exported) -> dict[str, Exported]:
+        """Return the finalists by recipe key; trials that they ask for are logged as all are."""
 
-        def finish(candidate: Candidate) -> float:
-            """Make the candidate a finalist, and return what it is likely to lose."""
-            recipe = with_finetuning(candidate.recipe, self.settings.finalists)
-            made = bench.export(recipe.key, recipe)
-            exported[recipe.key] = made
-            drop = likely_drop(made, baseline, budget)
-            self.say(
-                f"  recipe {recipe.key[:8]}: predicted {ms(candidate.scores.latency_ms)} ms, search accuracy "
-                f"{candidate.scores.accuracy_search:.4f} before and {made.accuracy_search:.4f} after fine-tuning, "
-                f"{'promising' if drop <= budget.max_drop else 'too much lost'}"
-            )
-            if made.not_exported:
-                self.say(f"    not exported: {made.not_exported}")
-            return drop
+        def told(candidate: Candidate) -> None:
+            progress = progress_of(study.candidates(), self.settings.objectives)
+            self.tracker.log_trial(candidate, progress.metrics(scoring.baseline_accuracy))
 
-        choose_finalists(members, settings, budget.max_drop, finish)
-        return exported
+        original = scoring.baseline_accuracy
+        return FinalistMaker(bench, study, baseline, self.settings, original, told, self.say).make()
 
     def _result(
         self,
         study: Study,
         scoring: Scoring,
         bench: Bench,
-        members: Sequence[Candidate],
         exported: dict[str, Exported],
         measured: dict[str, Measured],
         baseline: Exported,
     ) -> Result:
-        by_key = {candidate.recipe.key: candidate for candidate in members}
+        candidates = study.candidates()
+        by_key = {it.recipe.key: it for it in candidates}
         originals = {label: measured[name] for name, label in bench.labels.items()}
         in_float = [*originals.values()][-1]
         drift = in_float.latency_ms / scoring.latency_ms(untouched(self.original.graph))
@@ -228,7 +212,7 @@ class _Search:
         binding = binding_layers(best.recipe, explanation.missed, scoring) if explanation else {}
         return Result(
             out=self.directory.path,
-            front=tuple(replace(it, recipe=self._signed(it)) for it in members),
+            front=tuple(replace(it, recipe=self._signed(it)) for it in front(candidates, self.settings.objectives)),
             finalists=tuple(finalists),
             best=best,
             fastest_within={

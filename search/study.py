@@ -1,6 +1,6 @@
 """The study: Optuna asks and is told in batches, and a study killed anywhere goes on as if it had not been."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from operator import le
@@ -11,6 +11,7 @@ from gulliver.search.guide import Guide
 from gulliver.search.journal import Journal, Scores
 from gulliver.search.record import Record, open_record
 from gulliver.search.settings import OBJECTIVES, SearchSettings
+from gulliver.search.solving_sampler import PROPOSED_BY
 from gulliver.spaces.recipe import Recipe
 from gulliver.spaces.space import Space
 from optuna.trial import FrozenTrial, TrialState
@@ -59,19 +60,33 @@ class Study:
                 told(self._tell(trial))
             batch = []
 
+    def try_out(self, rungs: Mapping[str, int], proposed_by: str) -> Candidate:
+        """Return the recipe of these rungs with its scores, as one more trial where none has it."""
+        known = (it for it in self._trials(TrialState.COMPLETE) if it.params == rungs)
+        if (trial := next(known, None)) is not None:
+            return self._scored(trial)
+        self.optuna_study.enqueue_trial(dict(rungs), {PROPOSED_BY: proposed_by})
+        return self._tell(self._ask())
+
+    @property
+    def queued(self) -> bool:
+        """Whether recipes wait that every search begins with."""
+        return bool(self._trials(TrialState.WAITING))
+
+    def finished(self) -> list[FrozenTrial]:
+        """Return Optuna's trials that are scored or have failed, in order."""
+        return self._trials(TrialState.COMPLETE, TrialState.FAIL)
+
     def candidates(self) -> list[Candidate]:
-        """Return the finished trials in order, each with its recipe and scores."""
-        return [
-            self._candidate(trial, self.space.decode(trial.params), self._known(trial))
-            for trial in self._trials(TrialState.COMPLETE)
-        ]
+        """Return the scored trials in order, each with its recipe and scores."""
+        return [self._scored(trial) for trial in self._trials(TrialState.COMPLETE)]
 
     def _trials(self, *states: TrialState) -> list[FrozenTrial]:
         return self.optuna_study.get_trials(deepcopy=False, states=states)
 
     def _places_left(self) -> int:
         """Return how many trials the current batch has room for: batches end at multiples of the batch size."""
-        done = len(self._trials(TrialState.COMPLETE, TrialState.FAIL))
+        done = len(self.finished())
         batch_end = (done // self.settings.batch + 1) * self.settings.batch
         return min(batch_end, self.settings.trials) - done
 
@@ -110,13 +125,13 @@ class Study:
 
     def _candidate(self, trial: optuna.Trial | FrozenTrial, recipe: Recipe, scores: Scores) -> Candidate:
         violation = max([0.0, *self.constraints(scores).values()])
-        proposed_by = trial.user_attrs.get("proposed_by", type(self.settings.sampler).__name__.lower())
+        proposed_by = trial.user_attrs.get(PROPOSED_BY, type(self.settings.sampler).__name__.lower())
         return Candidate(trial.number, recipe, scores, violation, proposed_by)
 
-    def _known(self, trial: FrozenTrial) -> Scores:
+    def _scored(self, trial: FrozenTrial) -> Candidate:
         scores = self.journal.get(trial.user_attrs["key"])
         assert scores is not None, f"trial {trial.number} was told without being in the journal"
-        return scores
+        return self._candidate(trial, self.space.decode(trial.params), scores)
 
 
 def open_study(
@@ -133,7 +148,7 @@ def open_study(
     record = open_record(path, [OBJECTIVES[objective] for objective in settings.objectives])
     asked = len(record.study.get_trials(deepcopy=False))
     for name, rungs in _distinct(space, guided_seeds(space) if guide else seeds(space))[asked:]:
-        record.study.enqueue_trial(rungs, {"proposed_by": name})
+        record.study.enqueue_trial(rungs, {PROPOSED_BY: name})
     return Study(space, settings, journal, score, constraints, record, guide)
 
 

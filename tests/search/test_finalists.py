@@ -4,63 +4,14 @@ from gulliver.search.finalists import (
     Finalist,
     Measured,
     best_finalist,
-    choose_finalists,
     fastest_within,
     likely_drop,
     with_finetuning,
     within_budget,
 )
-from gulliver.search.journal import Scores
 from gulliver.search.settings import Budget, FinalistSettings
-from gulliver.search.study import Candidate
 from gulliver.spaces.recipe import Decompose, LayerRecipe, Quantize, Recipe
 from gulliver.tasks.errors import InputError
-
-
-def members(count):
-    return [
-        Candidate(index, None, Scores(0.5 + 0.01 * index, float(index), 1.0), 0.0, "test") for index in range(count)
-    ]
-
-
-def tried(count, drop, settings):
-    order = []
-
-    def finish(candidate):
-        order.append(candidate.trial)
-        return drop(candidate.trial)
-
-    chosen = choose_finalists(members(count), settings, 0.01, finish)
-    assert [it.trial for it in chosen] == sorted(order)
-    return order
-
-
-def test_the_front_is_halved_between_the_fastest_that_passes_and_the_slowest_that_fails():
-    # Recipes from number 5 on keep the budget: 7 passes, 3 fails, 5 passes, 4 fails.
-    drops = {trial: 0.01 if trial >= 5 else 0.02 for trial in range(15)}
-    assert tried(15, drops.get, FinalistSettings(count=4)) == [7, 3, 5, 4]
-
-
-def test_for_another_drop_the_halving_goes_on_from_what_is_known():
-    # Within a point from number 5 on, within two from 2 on: when 3 is known to keep two points, 1 and 2 are left open.
-    drops = {trial: 0.005 if trial >= 5 else 0.015 if trial >= 2 else 0.03 for trial in range(15)}
-    assert tried(15, drops.get, FinalistSettings(count=3, other_drops=(0.02,))) == [7, 3, 5, 1, 2, 0]
-
-
-def test_for_several_drops_no_more_finalists_are_made_than_the_front_has():
-    assert sorted(tried(4, lambda trial: 0.0, FinalistSettings(count=3, other_drops=(0.005,)))) == [0, 1, 2, 3]
-
-
-def test_with_everything_passing_the_fastest_recipe_is_reached():
-    assert tried(8, lambda trial: 0.0, FinalistSettings(count=3)) == [3, 1, 0]
-
-
-def test_with_everything_failing_the_slowest_recipe_is_reached():
-    assert tried(8, lambda trial: 1.0, FinalistSettings(count=4)) == [3, 5, 6, 7]
-
-
-def test_no_more_finalists_are_made_than_the_front_has():
-    assert sorted(tried(2, lambda trial: 0.0, FinalistSettings(count=4))) == [0, 1]
 
 
 def measured(accuracy_test, latency_ms, size_bytes=1000):

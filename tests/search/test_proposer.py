@@ -48,6 +48,22 @@ def test_the_first_proposals_are_solutions_from_all_over_the_ladder():
     assert places == [round(share * last) for share in (0.5, 0.25, 0.75, 0.125)]
 
 
+@pytest.mark.parametrize("tried", [3, 20])
+def test_a_recipe_within_a_latency_is_the_best_that_is_expected_there(tried):
+    history = random_history(tried)
+    random = random_history(2000, seed=1).rungs
+    latencies_ms = GUIDE.problem.latency_ms_of(random)
+    limit_ms = float(np.median(latencies_ms))
+    rungs = Proposer(GUIDE).within(history, limit_ms)[None]
+    assert GUIDE.problem.latency_ms_of(rungs)[0] <= limit_ms
+    problem = GUIDE.problem if tried == 3 else fit(GUIDE, history).corrected_problem(history)
+    assert problem.loss_of(rungs)[0] <= problem.loss_of(random[latencies_ms <= limit_ms]).min()
+
+
+def test_no_recipe_is_found_where_none_is_so_fast():
+    assert Proposer(GUIDE).within(random_history(3), 1e-6) is None
+
+
 def test_a_solution_that_was_tried_is_replaced_by_the_nearest():
     solutions = [it.rungs for it in GUIDE.ladder]
     middle = round(0.5 * (len(solutions) - 1))

@@ -49,6 +49,17 @@ def test_the_same_seed_gives_the_same_trials(tmp_path, space, price, guide, samp
     assert len(outcome(first)) == 14
 
 
+def test_a_recipe_is_tried_out_as_one_more_trial_and_only_once(tmp_path, space, price, guide):
+    study = run(tmp_path, space, price, settings(sampler=Solve()), guide)
+    rungs = {it.name: (it.rungs - 1) * (at % 2) for at, it in enumerate(space.dimensions)}
+    tried = study.try_out(rungs, "a test")
+    assert (tried.trial, tried.proposed_by, tried.recipe.key) == (14, "a test", space.decode(rungs).key)
+    assert study.try_out(rungs, "another test") == tried
+    read = study_in(tmp_path, space, price, settings(sampler=Solve()), guide)
+    assert read.candidates()[14:] == [tried]
+    read.run(lambda candidate: pytest.fail("no place is left for a trial"))
+
+
 def test_another_seed_gives_other_trials(tmp_path, space, price):
     first = run(tmp_path / "first", space, price, settings())
     other = SearchSettings(trials=14, batch=3, seed=8, sampler=Tpe(startup_trials=8))

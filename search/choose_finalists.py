@@ -1,0 +1,161 @@
+"""Which recipes become finalists: those that, fine-tuned, are expected to lose just what may be lost.
+
+Before fine-tuning a recipe loses more than after it. What the finished finalists say of both aims the next one: between
+the slowest that lost too much and the fastest that did not, or further along the front. Where the front has no recipe
+of the latency that is aimed at, one is asked for.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import inf, isfinite, log
+from typing import TypeGuard
+
+import numpy as np
+from gulliver.search.settings import FinalistSettings
+from gulliver.search.study import Candidate
+
+# Makes the recipe of a candidate a finalist, and returns what that is likely to lose.
+Finish = Callable[[Candidate], float]
+# Returns a new candidate that takes about so many milliseconds, None where there is none.
+AtLatency = Callable[[float], Candidate | None]
+
+# What fine-tuning leaves of drops that it is trusted with, before any finalist says more.
+_LEFT_BY_FINETUNING = 0.5
+# Drops after fine-tuning grow as such a power of those before it.
+_POWER = 0.6
+# A recipe of the front is near enough, and the least that is cut off of a bracket, as shares.
+_NEAR, _LEAST_SHARE = 0.01, 0.2
+# How much more or less may be lost before fine-tuning than the last finalist lost, and the least that is told apart.
+_FARTHEST, _LEAST_DROP = 4.0, 0.1
+# In place of no drop at all, so that its logarithm exists: such a share of the largest.
+_SMALLEST_DROP = 1e-3
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finalist: its latency, what it lost as a trial, and what it is likely to lose now."""
+
+    candidate: Candidate
+    trial_drop: float
+    likely_drop: float
+
+    @property
+    def latency_ms(self) -> float:
+        """The latency that the trial was priced with."""
+        return self.candidate.scores.latency_ms
+
+
+@dataclass(frozen=True, eq=False)
+class Front:
+    """The recipes that no other one beats on both, score and latency, fastest first; `score` is the original's."""
+
+    members: tuple[Candidate, ...]
+    score: float
+
+    def drop(self, candidate: Candidate) -> float:
+        """Return what a candidate lost as a trial."""
+        return self.score - candidate.scores.accuracy_search
+
+    def improved_by(self, candidate: Candidate) -> bool:
+        """Whether a candidate scores more than every recipe that is as fast."""
+        as_fast = [it for it in self.members if it.scores.latency_ms <= candidate.scores.latency_ms]
+        best = max((it.scores.accuracy_search for it in as_fast), default=-inf)
+        return candidate.scores.accuracy_search > best
+
+    def adding(self, candidate: Candidate) -> "Front":
+        """Return the front with one more recipe, without those that it beats."""
+        others = [it for it in self.members if it.recipe.key != candidate.recipe.key]
+        ordered = sorted([*others, candidate], key=lambda it: it.scores.latency_ms)
+        better = (it for at, it in enumerate(ordered) if Front(tuple(ordered[:at]), self.score).improved_by(it))
+        return Front(tuple(better), self.score)
+
+    def latency_ms(self, drop: float) -> float:
+        """Return the latency at which so much is lost before fine-tuning, between the front's ends.
+
+        Between two recipes both are interpolated on logarithmic scales.
+        """
+        drops = np.array([self.drop(it) for it in reversed(self.members)])
+        latencies_ms = np.array([it.scores.latency_ms for it in reversed(self.members)])
+        least = _SMALLEST_DROP * max(drops.max(), drop, _SMALLEST_DROP)
+        logs = np.log(np.maximum([drop, *drops], least))
+        return float(np.exp(np.interp(logs[0], logs[1:], np.log(latencies_ms))))
+
+
+def choose_finalists(
+    front: Front, settings: FinalistSettings, max_drop: float, finish: Finish, at_latency: AtLatency
+) -> list[Candidate]:
+    """Return the finalists, fastest first; each is made before the next one is chosen.
+
+    At most so many are made for `max_drop`, and for each of the other drops as many again, aimed by all that were made
+    before: fewer where no recipe is left between the slowest that failed and the fastest that passed.
+    """
+    finished: list[Finished] = []
+    left_over = 1.0 if settings.finetune is None else _LEFT_BY_FINETUNING
+    for bar in (max_drop, *settings.other_drops):
+        for _ in range(settings.count):
+            candidate = _next(front, finished, bar, bar / left_over, at_latency)
+            if candidate is None:
+                break
+            finished.append(Finished(candidate, front.drop(candidate), finish(candidate)))
+            front = front.adding(candidate)
+    return [it.candidate for it in sorted(finished, key=lambda it: it.latency_ms)]
+
+
+def aimed_latency_ms(front: Front, finished: Sequence[Finished], bar: float, first_drop: float) -> float:
+    """Return the latency at which a finalist is expected to lose just `bar`; `first_drop` is what the first may lose.
+
+    Drops are taken to grow evenly between two latencies, both on logarithmic scales.
+    """
+    passed, failed = bracket(finished, bar)
+    if passed and failed:
+        share = _share(passed.likely_drop, failed.likely_drop, bar)
+        return float(passed.latency_ms ** (1 - share) * failed.latency_ms**share)
+    known = passed or failed
+    if known is None:
+        return front.latency_ms(first_drop)
+    ratio = bar / max(known.likely_drop, _LEAST_DROP * bar) if bar > 0 else inf if known is passed else 0.0
+    factor = min(max(ratio ** (1 / _POWER), 1 / _FARTHEST), _FARTHEST)
+    return front.latency_ms(max(known.trial_drop, _LEAST_DROP * bar) * factor)
+
+
+def bracket(finished: Sequence[Finished], bar: float) -> tuple[Finished | None, Finished | None]:
+    """Return the fastest finalist that loses no more than the bar, and the slowest of those that are faster still.
+
+    What is no number counts as too much.
+    """
+    passed = min((it for it in finished if it.likely_drop <= bar), key=lambda it: it.latency_ms, default=None)
+    faster = [it for it in finished if not passed or it.latency_ms < passed.latency_ms]
+    failed = (it for it in faster if not it.likely_drop <= bar)
+    return passed, max(failed, key=lambda it: it.latency_ms, default=None)
+
+
+def _share(passed_drop: float, failed_drop: float, bar: float) -> float:
+    """Return how far from the one to the other the bar is, never all the way."""
+    if bar <= 0 or not isfinite(failed_drop):
+        return 0.5
+    lost = max(passed_drop, _LEAST_DROP * bar)
+    share = log(bar / lost) / log(failed_drop / lost)
+    return min(max(share, _LEAST_SHARE), 1 - _LEAST_SHARE)
+
+
+def _next(
+    front: Front, finished: Sequence[Finished], bar: float, first_drop: float, at_latency: AtLatency
+) -> Candidate | None:
+    aim = aimed_latency_ms(front, finished, bar, first_drop)
+    done = {it.candidate.recipe.key for it in finished}
+
+    def distance(candidate: Candidate) -> float:
+        return abs(log(candidate.scores.latency_ms / aim))
+
+    def is_open(candidate: Candidate | None) -> TypeGuard[Candidate]:
+        if candidate is None or candidate.recipe.key in done:
+            return False
+        return fastest < candidate.scores.latency_ms < slowest
+
+    passed, failed = bracket(finished, bar)
+    fastest, slowest = failed.latency_ms if failed else 0.0, passed.latency_ms if passed else inf
+    left = sorted(filter(is_open, front.members), key=distance)
+    if left and distance(left[0]) <= _NEAR:
+        return left[0]
+    new = at_latency(aim)
+    return new if is_open(new) and front.improved_by(new) else next(iter(left), None)
