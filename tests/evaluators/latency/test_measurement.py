@@ -1,3 +1,5 @@
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -38,3 +40,28 @@ def test_float_layers_are_compiled_in_the_targets_type(float_type, precision):
 def test_quantiles_are_those_of_the_samples():
     timing = _timing([float(value) for value in np.random.default_rng(0).permutation(11)])
     assert (timing.p10_ms, timing.median_ms, timing.p90_ms) == (1.0, 5.0, 9.0)
+
+
+class Spinning:
+    """A compiled network, and its own request, that takes 10 ms of CPU and counts its inferences."""
+
+    def __init__(self):
+        self.inferences = 0
+
+    def create_infer_request(self):
+        return self
+
+    def infer(self, arrays):
+        self.inferences += 1
+        end = time.process_time() + 0.01
+        while time.process_time() < end:
+            pass
+
+
+@pytest.mark.parametrize(("repetitions", "turns"), [(3, 15), (20, 20)])
+def test_short_inferences_are_repeated_until_they_add_up(repetitions, turns):
+    first, second = Spinning(), Spinning()
+    measure({"first": first, "second": second}, (), repetitions)
+    # One more warms each up; 0.15 s are 15 turns, or a few less where a turn takes longer.
+    assert turns / 2 < first.inferences - 1 <= turns
+    assert first.inferences == second.inferences
