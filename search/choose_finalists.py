@@ -25,8 +25,9 @@ _LEFT_BY_FINETUNING = 0.5
 _POWER = 0.6
 # A recipe of the front is near enough, and the least that is cut off of a bracket, as shares.
 _NEAR, _LEAST_SHARE = 0.01, 0.2
-# How much more or less may be lost before fine-tuning than the last finalist lost, and the least that is told apart.
-_FARTHEST, _LEAST_DROP = 4.0, 0.1
+# By which factor more, or less, is to be lost before fine-tuning than by the last finalist; nearer to it, luck with the
+# samples decides which of two passes. Drops below such a share of the bar are not told apart.
+_NEAREST, _FARTHEST, _LEAST_DROP = 1.5, 4.0, 0.1
 # In place of no drop at all, so that its logarithm exists: such a share of the largest.
 _SMALLEST_DROP = 1e-3
 
@@ -86,18 +87,31 @@ def choose_finalists(
 ) -> list[Candidate]:
     """Return the finalists, fastest first; each is made before the next one is chosen.
 
-    At most so many are made for `max_drop`, and for each of the other drops as many again, aimed by all that were made
-    before: fewer where no recipe is left between the slowest that failed and the fastest that passed.
+    So many are made for `max_drop`, and for each of the other drops as many again, aimed by all that were made before.
+    A bar for which no recipe is left, between the slowest that failed and the fastest that passed, leaves its finalists
+    to the bar for which these two are farthest apart.
     """
     finished: list[Finished] = []
     left_over = 1.0 if settings.finetune is None else _LEFT_BY_FINETUNING
-    for bar in (max_drop, *settings.other_drops):
-        for _ in range(settings.count):
-            candidate = _next(front, finished, bar, bar / left_over, at_latency)
-            if candidate is None:
-                break
+    bars = [max_drop, *settings.other_drops]
+
+    def make(bar: float) -> bool:
+        """Make one finalist for the bar, and return whether there was one to make."""
+        nonlocal front
+        candidate = _next(front, finished, bar, bar / left_over, at_latency)
+        if candidate is not None:
             finished.append(Finished(candidate, front.drop(candidate), finish(candidate)))
             front = front.adding(candidate)
+        return candidate is not None
+
+    for bar in bars:
+        for _ in range(settings.count):
+            if not make(bar):
+                break
+    while bars and len(finished) < settings.count * (1 + len(settings.other_drops)):
+        widest = max(bars, key=lambda bar: _width(front, finished, bar))
+        if not make(widest):
+            bars.remove(widest)
     return [it.candidate for it in sorted(finished, key=lambda it: it.latency_ms)]
 
 
@@ -114,7 +128,8 @@ def aimed_latency_ms(front: Front, finished: Sequence[Finished], bar: float, fir
     if known is None:
         return front.latency_ms(first_drop)
     ratio = bar / max(known.likely_drop, _LEAST_DROP * bar) if bar > 0 else inf if known is passed else 0.0
-    factor = min(max(ratio ** (1 / _POWER), 1 / _FARTHEST), _FARTHEST)
+    step = min(max(max(ratio, 1 / ratio) ** (1 / _POWER), _NEAREST), _FARTHEST) if ratio > 0 else _FARTHEST
+    factor = step if known is passed else 1 / step
     return front.latency_ms(max(known.trial_drop, _LEAST_DROP * bar) * factor)
 
 
@@ -127,6 +142,14 @@ def bracket(finished: Sequence[Finished], bar: float) -> tuple[Finished | None, 
     faster = [it for it in finished if not passed or it.latency_ms < passed.latency_ms]
     failed = (it for it in faster if not it.likely_drop <= bar)
     return passed, max(failed, key=lambda it: it.latency_ms, default=None)
+
+
+def _width(front: Front, finished: Sequence[Finished], bar: float) -> float:
+    """Return how much slower the bracket's slow end is than its fast one; the front's ends stand for those it lacks."""
+    passed, failed = bracket(finished, bar)
+    fastest = failed.latency_ms if failed else front.members[0].scores.latency_ms
+    slowest = passed.latency_ms if passed else front.members[-1].scores.latency_ms
+    return slowest / fastest
 
 
 def _share(passed_drop: float, failed_drop: float, bar: float) -> float:

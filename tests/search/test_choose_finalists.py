@@ -128,6 +128,20 @@ def test_for_another_drop_the_aim_is_that_of_all_finalists_before():
     assert min(order[3:]) == 1
 
 
+def test_what_a_settled_bar_leaves_over_goes_to_the_one_that_is_widest_open():
+    # A bar of nothing is settled at once: all but the untouched recipe, which is the slowest, lose something.
+    front = falling(range(1, 17)).adding(candidate(20, 0.0))
+    order = tried(
+        front, lambda it: 0.9 - it.scores.accuracy_search, FinalistSettings(3, other_drops=(0.01,)), max_drop=0.0
+    )
+    assert order[0] == 20
+    assert order[1] == 16
+    # Five are left for a bar that 4 ms keeps and 3 ms does not.
+    assert len(order) == 6
+    assert 4 in order
+    assert {3, 2} & set(order)
+
+
 def test_no_more_finalists_are_made_than_the_front_has():
     assert sorted(tried(falling((1, 2, 4)), lambda it: 0.0, FinalistSettings(count=3, other_drops=(0.005,)))) == [
         1,
