@@ -22,7 +22,7 @@ AtLatency = Callable[[float], Candidate | None]
 # What fine-tuning leaves of drops that it is trusted with, before any finalist says more.
 _LEFT_BY_FINETUNING = 0.5
 # Drops after fine-tuning grow as such a power of those before it.
-_POWER = 0.6
+_POWER = 0.7
 # A recipe of the front is near enough, and the least that is cut off of a bracket, as shares.
 _NEAR, _LEAST_SHARE = 0.01, 0.2
 # By which factor more, or less, is to be lost before fine-tuning than by the last finalist; nearer to it, luck with the

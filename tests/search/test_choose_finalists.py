@@ -48,14 +48,14 @@ def test_without_fine_tuning_the_first_may_lose_just_the_bar():
 
 
 def test_after_one_that_passes_the_next_loses_as_much_more_as_the_power_says():
-    # Half of the bar was lost: 2 ** (1 / 0.6) = 3.17 times the drop of 4 ms is that of 4 / sqrt(3.17) = 2.24 ms.
+    # Half of the bar was lost: 2 ** (1 / 0.7) = 2.69 times the drop of 4 ms is that of 4 / sqrt(2.69) = 2.44 ms.
     aim = aimed_latency_ms(falling(), [finished(4, 0.01, 0.005)], BAR, 2 * BAR)
-    assert aim == pytest.approx(4 / 2 ** (0.5 / 0.6))
+    assert aim == pytest.approx(4 / 2 ** (0.5 / 0.7))
 
 
 def test_after_one_that_fails_the_next_is_slower_though_never_by_more_than_a_quarter_of_its_drop():
     front = falling()
-    assert aimed_latency_ms(front, [finished(2, 0.04, 0.02)], BAR, 1.0) == pytest.approx(2 * 2 ** (0.5 / 0.6))
+    assert aimed_latency_ms(front, [finished(2, 0.04, 0.02)], BAR, 1.0) == pytest.approx(2 * 2 ** (0.5 / 0.7))
     assert aimed_latency_ms(front, [finished(2, 0.04, 0.5)], BAR, 1.0) == pytest.approx(4.0)
     assert aimed_latency_ms(front, [finished(2, 0.04, inf)], BAR, 1.0) == pytest.approx(4.0)
 
