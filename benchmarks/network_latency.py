@@ -5,9 +5,10 @@ fitted to. Ten of them and the untouched network run in turns, one inference of 
 the finalists of a search do; latencies are medians of CPU time. `mean_error` is that of predictions scaled by how the
 untouched network runs beside them, as a search scales its own; `mean_error_unscaled` that of what the model says. The
 model is fitted in the minutes before; kernel times come from the cache where they are there. Writes
-benchmarks/results/network_latency.csv.
+benchmarks/results/network_latency.csv, where rows of other networks and batches stay.
 """
 
+import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -25,7 +26,7 @@ from gulliver.tasks.fashion_wide_resnet import FashionWideResNet
 
 from benchmarks.record import write_table
 
-TASKS = (FashionResNet, FashionWideResNet)
+TASKS = {"fashion_resnet": FashionResNet, "fashion_wide_resnet": FashionWideResNet}
 BATCHES = (1, 32)
 RECIPES, GROUP = 100, 10
 # Not the calibration's seed, which is 0.
@@ -49,11 +50,20 @@ class Result:
 
 
 def main() -> None:
-    """Measure every network at every batch size and write the table."""
+    """Measure the networks at the batch sizes and write the table."""
+    given = _arguments()
     torch.set_num_threads(1)
-    originals = [read_original(make()) for make in TASKS]
-    rows = [compare(original, CpuOpenvino(batch=batch)) for original in originals for batch in BATCHES]
-    write_table("network_latency", rows, {name: version(name) for name in ("torch", "openvino")})
+    originals = [read_original(TASKS[name]()) for name in given.networks]
+    rows = [compare(original, CpuOpenvino(batch=batch)) for original in originals for batch in given.batches]
+    versions = {name: version(name) for name in ("torch", "openvino")}
+    write_table("network_latency", rows, versions, key=("network", "batch"))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", nargs="+", choices=TASKS, default=[*TASKS])
+    parser.add_argument("--batches", nargs="+", type=int, default=BATCHES, help="images of one inference")
+    return parser.parse_args()
 
 
 def compare(original: Original, target: CpuOpenvino) -> Result:
