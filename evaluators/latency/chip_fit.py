@@ -48,6 +48,7 @@ PRIORS = {
     "row_s": Prior(1e-7, 1.0),
     "matrix_start_s": Prior(2e-6, 1.0),
     "block_s": Prior(1e-6, 0.7),
+    "piece_s": Prior(3e-9, 1.0),
     "barrier_s": Prior(2e-6, 0.5),
     "overlap": Prior(2.5, 0.5),
     "unaligned_factor": Prior(1.4, 0.4),
