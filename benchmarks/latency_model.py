@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 
 import numpy as np
-from gulliver.evaluators.latency.chip_fit import fit_efficiencies, fit_name, published_kernels, write_fit
+from gulliver.evaluators.latency.chip_fit import fit_name, fit_together, published_kernels, write_fit
 from gulliver.evaluators.latency.chip_model import roofline
 from gulliver.evaluators.latency.chip_prediction import predict
 from gulliver.evaluators.latency.prediction_error import prediction_error
@@ -85,12 +85,12 @@ def halves(kernels: Sequence[PublishedKernel], seed: int) -> dict[Shape, int]:
 
 
 def predict_other_half(kernels: Sequence[PublishedKernel], seed: int) -> Predicted:
-    """Fit each kind of chip on half 0 and return half 1 with its predictions."""
+    """Fit all kinds of chips on half 0 and return half 1 with its predictions."""
     half = halves(kernels, seed)
     known = [kernel for kernel in kernels if half[kernel.shape] == 0]
     asked = [kernel for kernel in kernels if half[kernel.shape] == 1]
     names = {fit_name(kernel) for kernel in kernels}
-    fits = {name: fit_efficiencies([it for it in known if fit_name(it) == name]) for name in sorted(names)}
+    fits = fit_together({name: [it for it in known if fit_name(it) == name] for name in sorted(names)})
     columns = {
         "model": [it.seconds for it in predict(asked, "model", fits)],
         "nearest": [it.seconds for it in predict(asked, "nearest", fits, known)],
@@ -130,9 +130,10 @@ def summarize(hardware: str, name: str, method: str, splits: Sequence[Predicted]
 
 
 def fit_all(kernels: Sequence[PublishedKernel]) -> None:
-    """Fit each kind of chip to all of its times and store the fits."""
-    for name in sorted({fit_name(kernel) for kernel in kernels}):
-        fit = fit_efficiencies([kernel for kernel in kernels if fit_name(kernel) == name])
+    """Fit all kinds of chips together to all of their times and store the fits."""
+    names = sorted({fit_name(kernel) for kernel in kernels})
+    fits = fit_together({name: [kernel for kernel in kernels if fit_name(kernel) == name] for name in names})
+    for name, fit in fits.items():
         write_fit(ROOT / "conf" / "chip_fit" / f"{name}.yaml", fit, _SOURCE)
         print(f"{name:16} {fit.rows:4} rows, mean error {100 * fit.mean_error:.1f}%")
 

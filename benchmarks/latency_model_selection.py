@@ -1,16 +1,16 @@
 """How the structure of the chips' latency model is chosen: python -m benchmarks.latency_model_selection [FIT ...].
 
 Inside the training half of each split of benchmarks/latency_model.py, shapes are dealt to four folds, kernel by kernel;
-the model is fitted on three and predicts the fourth. A change to the model is kept where these errors fall; the other
-halves are for the table alone. Prints errors, writes nothing.
+the model is fitted on three, together with the other chips' kernels of that half, and predicts the fourth. A change to
+the model is kept where these errors fall; the other halves are for the table alone. Prints errors, writes nothing.
 """
 
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
-from gulliver.evaluators.latency.chip_fit import fit_efficiencies, fit_name, published_kernels
+from gulliver.evaluators.latency.chip_fit import fit_name, fit_together, published_kernels
 from gulliver.evaluators.latency.chip_model import price
 from gulliver.evaluators.latency.prediction_error import prediction_error
 from gulliver.evaluators.latency.published_kernel import PublishedKernel
@@ -36,13 +36,16 @@ def folds(kernels: Sequence[PublishedKernel], seed: int) -> dict[Shape, int]:
     return fold
 
 
-def predict_folds(kernels: Sequence[PublishedKernel], seed: int) -> Iterator[tuple[PublishedKernel, float]]:
-    """Yield every kernel of the fit's training half with what a fit without its fold predicts."""
-    fold = folds(kernels, seed)
+def predict_folds(
+    training: Mapping[str, Sequence[PublishedKernel]], name: str, seed: int
+) -> Iterator[tuple[PublishedKernel, float]]:
+    """Yield every kernel of the fit's training half with what fits without its fold's shapes predict."""
+    fold = folds(training[name], seed)
     for number in range(FOLDS):
-        asked = [kernel for kernel in kernels if fold[kernel.shape] == number]
+        asked = [kernel for kernel in training[name] if fold[kernel.shape] == number]
         if asked:
-            fit = fit_efficiencies([kernel for kernel in kernels if fold[kernel.shape] != number])
+            left = {key: [it for it in those if fold.get(it.shape) != number] for key, those in training.items()}
+            fit = fit_together(left)[name]
             yield from zip(asked, (1e6 * price(asked, fit).seconds).tolist(), strict=True)
 
 
@@ -53,9 +56,9 @@ def main() -> None:
     predicted: Predicted = []
     for seed in SEEDS:
         half = halves(kernels, seed)
+        training = {name: [it for it in kernels if half[it.shape] == 0 and fit_name(it) == name] for name in known}
         for name in sys.argv[1:] or known:
-            mine = [kernel for kernel in kernels if half[kernel.shape] == 0 and fit_name(kernel) == name]
-            predicted += predict_folds(mine, seed)
+            predicted += predict_folds(training, name, seed)
     for chip in sorted({kernel.chip for kernel, _ in predicted}):
         for subset, belongs in SUBSETS.items():
             pairs = [(time_us, it.time_us or 0.0) for it, time_us in predicted if it.chip == chip and belongs(it)]

@@ -20,6 +20,10 @@ class Chip:
 
     `macs_per_cycle` are multiply-accumulates of one matrix core in one cycle. `precisions` are pairs of (weight bits,
     activation bits). `fit` names the fitted efficiencies that price its kernels: its own, or those of a chip like it.
+    `multiprocessors` are cores that hold several tiles, so that results leave while others are multiplied, and that
+    multiply a single row without their matrix unit. `load_piece_bytes` are those of a row in memory that one load
+    brings into the matrix core's layout, 0 where rows are not loaded one by one. Up to `few_rows`, columns are dealt
+    evenly to the cores, and activations are split into integers rather than weights widened.
     """
 
     name: str
@@ -39,6 +43,9 @@ class Chip:
     link_bandwidth_bytes_per_s: float
     tiles: tuple[tuple[int, int], ...]
     split_k: tuple[int, ...] = (1,)
+    multiprocessors: bool = True
+    load_piece_bytes: int = 0
+    few_rows: int = 0
     splits_int8_activations: bool = False
     spills_accumulators: bool = False
     precisions: tuple[tuple[int, int], ...] = ()

@@ -1,7 +1,8 @@
 """Fit a chip's efficiencies to measured times, and keep them in conf/chip_fit with the error of the fit.
 
 Times span four orders of magnitude, so residuals are log ratios, under a robust loss. There are about as many kinds
-of kernels as there are times of each, so every parameter is held near a plain starting value by a prior in log space.
+of kernels as there are times of each, so every parameter is held near a plain starting value by a prior in log space,
+a part of which kinds of chips have in common where they are fitted together.
 """
 
 import csv
@@ -17,16 +18,19 @@ import yaml
 from gulliver.evaluators.latency.chip import read_chip
 from gulliver.evaluators.latency.chip_model import Efficiencies, price
 from gulliver.evaluators.latency.chip_work import Floats, work
+from gulliver.evaluators.latency.joint_fit import Member, fit_jointly
 from gulliver.evaluators.latency.kernel_stages import stages
 from gulliver.evaluators.latency.published_kernel import PublishedKernel, read_kernel
 from gulliver.tasks.cache import cache_dir, write_atomically
 from gulliver.tasks.errors import InputError
-from scipy.optimize import least_squares
 
 FITS = files("gulliver.conf") / "chip_fit"
 PUBLISHED = files("gulliver.evaluators.latency") / "data" / "kernel_times.csv"
 # Measured times scatter by about this share around any model of this kind.
 _NOISE = 0.12
+# The share of a parameter's prior variance that kinds of chips have in common, and which parameters have none.
+_SHARE = 0.4
+_OF_ONE_CHIP = ("launch", "row_s", "unaligned")
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,7 @@ PRIORS = {
     "row_s": Prior(1e-7, 1.0),
     "matrix_start_s": Prior(2e-6, 1.0),
     "block_s": Prior(1e-6, 0.7),
+    "piece_s": Prior(3e-9, 1.0),
     "barrier_s": Prior(2e-6, 0.5),
     "overlap": Prior(2.5, 0.5),
     "unaligned_factor": Prior(1.4, 0.4),
@@ -63,20 +68,43 @@ FAMILY_PRIORS = {
 
 def fit_efficiencies(kernels: Sequence[PublishedKernel]) -> Efficiencies:
     """Return the efficiencies that best explain the kernels' measured times; raises InputError if one has none."""
-    if not kernels or any(kernel.time_us is None for kernel in kernels):
-        raise InputError(f"a fit needs kernels with a measured time, but got {len(kernels)} of which some have none")
-    measured_s = np.array([1e-6 * (kernel.time_us or 0.0) for kernel in kernels])
-    families, done = sorted({kernel.family for kernel in kernels}), work(kernels)
+    return fit_together({"": kernels})[""]
 
-    def residuals(point: Floats) -> Floats:
-        seconds = price(kernels, _efficiencies(point, families), done).seconds
-        return np.concatenate([np.log(seconds / measured_s) / _NOISE, point])
 
-    start = np.zeros(len(PRIORS) + len(FAMILY_PRIORS) * len(families))
-    found = least_squares(residuals, start, loss="soft_l1", max_nfev=100)
-    fit = _efficiencies(found.x, families)
-    errors = np.abs(price(kernels, fit, done).seconds / measured_s - 1)
-    return replace(fit, rows=len(kernels), mean_error=float(errors.mean()), worst_error=float(errors.max()))
+def fit_together(kernels: Mapping[str, Sequence[PublishedKernel]]) -> dict[str, Efficiencies]:
+    """Return the efficiencies of each kind of chip by its name, where kinds share what their own times do not tell.
+
+    Raises InputError if a kernel has no measured time.
+    """
+    measured = {name: _Measured(those) for name, those in kernels.items()}
+    members = {name: Member(it.coordinates, it.residuals) for name, it in measured.items()}
+    points = fit_jointly(members, lambda name: 0.0 if name.startswith(_OF_ONE_CHIP) else _SHARE)
+    return {name: it.fitted(points[name]) for name, it in measured.items()}
+
+
+class _Measured:
+    """Kernels of one kind of chip with their times."""
+
+    def __init__(self, kernels: Sequence[PublishedKernel]) -> None:
+        if not kernels or any(kernel.time_us is None for kernel in kernels):
+            raise InputError(
+                f"a fit needs kernels with a measured time, but got {len(kernels)} of which some have none"
+            )
+        self.kernels, self.work = kernels, work(kernels)
+        self.seconds = np.array([1e-6 * (kernel.time_us or 0.0) for kernel in kernels])
+        self.families = sorted({kernel.family for kernel in kernels})
+        self.coordinates = [*PRIORS, *(f"{name} {family}" for name in FAMILY_PRIORS for family in self.families)]
+
+    def residuals(self, point: Floats) -> Floats:
+        """Return the logarithms of modelled over measured times, in units of their scatter."""
+        modelled_s = price(self.kernels, _efficiencies(point, self.families), self.work).seconds
+        return np.asarray(np.log(modelled_s / self.seconds) / _NOISE)
+
+    def fitted(self, point: Floats) -> Efficiencies:
+        """Return the efficiencies at a point, with their errors."""
+        errors = np.abs(np.expm1(_NOISE * self.residuals(point)))
+        fit = _efficiencies(point, self.families)
+        return replace(fit, rows=len(self.kernels), mean_error=float(errors.mean()), worst_error=float(errors.max()))
 
 
 def _efficiencies(point: Floats, families: Sequence[str]) -> Efficiencies:

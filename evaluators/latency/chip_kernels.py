@@ -84,7 +84,7 @@ def _convolution(chip: str, kernel: ComputeKernel) -> StagedKernel:
     stage = stages(matmul)[0]
     read = kernel.batch * inputs * kernel.groups * prod(kernel.input_size) * width
     gathered = stage.rows * stage.k * width
-    stage = replace(stage, memory_bytes=stage.memory_bytes - gathered + read, aligned=True)
+    stage = replace(stage, memory_bytes=stage.memory_bytes - gathered + read, aligned=True, layouts=("nz", "nz"))
     return StagedKernel(chip, matmul.operation, matmul.family, (stage,))
 
 

@@ -3,8 +3,9 @@
 For every stage, the matrix unit, the vector unit, memory and L2 work at the same time, and the slower they are alike
 the less they hide each other: seconds = (matrix^p + vector^p + memory^p + load^p)^(1/p), for the best tile. Where
 matrix and vector cores are apart and a kernel is not one of the fused ones, the vector unit starts on a tile when the
-matrix unit is done with it, and its seconds are added. A kernel takes its launch, its stages, and a barrier between
-two of them.
+matrix unit is done with it, and its seconds are added. Memory also takes a while for each piece of a row that is not
+loaded yet. Results of the last tiles leave when nothing is left to hide them. A kernel takes its launch, its stages,
+and a barrier between two of them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,6 +40,7 @@ class Efficiencies:
     row_s: float
     matrix_start_s: float
     block_s: float
+    piece_s: float
     barrier_s: float
     overlap: float
     unaligned_factor: float
@@ -65,6 +67,7 @@ def price(kernels: Sequence[AnyKernel], fit: Efficiencies, done: Work | None = N
     done = done or work(kernels)
     parts = unit_seconds(kernels, fit, done)
     stage_s = _stage_seconds(parts, fit.overlap, done.in_turn) + done.many_rows * fit.matrix_start_s
+    stage_s = stage_s + done.drain_s / fit.memory_efficiency
     best = stage_s.argmin(1)[:, None]
     count = len(kernels)
     total = np.bincount(done.kernel, np.take_along_axis(stage_s, best, 1)[:, 0], count)
@@ -86,7 +89,7 @@ def unit_seconds(kernels: Sequence[AnyKernel], fit: Efficiencies, done: Work) ->
         done.matrix_s / (fit.matrix_efficiency * matrix_factor) + done.tiles * fit.tile_s + done.blocks * fit.block_s
     )
     vector = done.vector_s / fit.vector_efficiency + done.vector_rows * fit.row_s
-    memory = done.memory_s * slow / (fit.memory_efficiency * memory_factor)
+    memory = (done.memory_s / (fit.memory_efficiency * memory_factor) + done.pieces * fit.piece_s) * slow
     load = done.load_s * slow / (fit.load_efficiency * load_factor)
     return tuple(np.broadcast_to(part, matrix.shape) for part in (matrix, vector, memory, load))
 

@@ -6,6 +6,7 @@ full one. Arrays have the shape (stages, candidates), a candidate being a tile a
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from math import ceil
 
 import numpy as np
 from gulliver.evaluators.latency.chip import Chip, read_chip
@@ -15,6 +16,8 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 _CHUNK = 128
 _CUBE = 16
+# Columns of the narrowest tile of CANN's quant_batch_matmul_v3 (its tiling for few rows).
+_NARROWEST = 64
 # Rows of float16 weights in one block: the L1 tile of CATLASS's matmuls (its examples' names state 128x256x256).
 _BLOCK = 256
 
@@ -23,15 +26,18 @@ _BLOCK = 256
 class Work:
     """Ideal seconds by unit: (stages, candidates), or (stages, 1) where the tile does not matter.
 
-    `tiles` counts those of the busiest core, `load_s` is that core's traffic with L2. `kernel` (stages,) is the kernel
-    that a stage belongs to, `many_rows` (stages, 1) is where a group has more than one, `in_turn` (stages, 1) is where
-    the matrix unit waits for the vector unit, `blocks` are those of weights that the vector unit hands to the busiest
-    core through memory, `conversion_s` (kernels,).
+    `tiles` counts those of the busiest core, `load_s` is that core's traffic with L2, `pieces` are those of rows that
+    it waits for, `drain_s` is what memory takes for the results of the last tiles. `kernel` (stages,) is the kernel
+    that a stage belongs to, `many_rows` (stages, 1) is where a group has more than one and that matters,
+    `in_turn` (stages, 1) is where the matrix unit waits for the vector unit, `blocks` are those of weights that the
+    vector unit hands to the busiest core through memory, `conversion_s` (kernels,).
     """
 
     matrix_s: Floats
     tiles: Floats
     load_s: Floats
+    pieces: Floats
+    drain_s: Floats
     memory_s: Floats
     vector_s: Floats
     vector_rows: Floats
@@ -46,7 +52,7 @@ class Work:
 def work(kernels: Sequence[AnyKernel]) -> Work:
     """Return the work of kernels of any chips; raises InputError where a chip cannot run one."""
     staged = [(index, stage) for index, kernel in enumerate(kernels) for stage in stages(kernel)]
-    candidates = max((len(_candidates(read_chip(kernel.chip))) for kernel in kernels), default=1)
+    candidates = max((len(_candidates(read_chip(kernel.chip))) for kernel in kernels), default=1) + 1
     parts = []
     for name in sorted({kernel.chip for kernel in kernels}):
         mine = [(index, stage) for index, stage in staged if kernels[index].chip == name]
@@ -73,7 +79,9 @@ def _chip_work(mine: list[tuple[int, Stage]], chip: Chip, candidates: int) -> di
         "vector_s": _column(listed, "vector_operations") / chip.vector_float16_operations_per_s,
         "vector_rows": np.ceil(_column(listed, "vector_rows") / chip.vector_cores),
         "aligned": np.array([[stage.aligned] for stage in listed]),
-        "many_rows": np.array([[stage.k > 0 and max(stage.group_rows) > 1] for stage in listed]),
+        "many_rows": np.array(
+            [[stage.k > 0 and max(stage.group_rows) > 1 and chip.multiprocessors] for stage in listed]
+        ),
         "blocks": cost["tiles"] * np.ceil(_column(listed, "k") / _BLOCK) * _column(listed, "hands_weights_over"),
         "in_turn": np.array([[stage.in_turn] for stage in listed]),
         "kernel": np.array([index for index, _ in mine]),
@@ -83,9 +91,25 @@ def _chip_work(mine: list[tuple[int, Stage]], chip: Chip, candidates: int) -> di
 def _tiles(listed: list[Stage], chip: Chip, candidates: int) -> tuple[Floats, Floats, Floats]:
     """Return rows, columns and k split of each candidate's tile; a tile that the notes state is the only one."""
     known = _candidates(chip)
-    padded = known + known[:1] * (candidates - len(known))
-    tiles = np.array([[(*stage.tile, 1)] * candidates if stage.tile else padded for stage in listed], dtype=float)
+    padded = known + known[:1] * (candidates - 1 - len(known))
+    offered = [
+        [(*stage.tile, 1)] * candidates if stage.tile else [*padded, (*_even_tile(stage, chip), 1)] for stage in listed
+    ]
+    tiles = np.array(offered, dtype=float)
     return tiles[..., 0], tiles[..., 1], tiles[..., 2]
+
+
+def _even_tile(stage: Stage, chip: Chip) -> tuple[int, int]:
+    """Return the tile that deals the columns of few rows evenly to the cores, or else the chip's first."""
+    most = max(stage.group_rows)
+    if not 0 < most <= chip.few_rows:
+        return chip.tiles[0]
+    high = ceil(most / _CUBE) * _CUBE
+    columns = stage.n * sum(rows > 0 for rows in stage.group_rows)
+    widest = max(rows * width for rows, width in chip.tiles) // high
+    turns = ceil(columns / (chip.matrix_cores * widest))
+    wide = ceil(columns / (chip.matrix_cores * turns) / _CUBE) * _CUBE
+    return high, min(max(wide, _NARROWEST), widest)
 
 
 def _tile_costs(listed: list[Stage], chip: Chip, tile_m: Floats, tile_n: Floats, split: Floats) -> dict[str, Floats]:
@@ -100,6 +124,8 @@ def _tile_costs(listed: list[Stage], chip: Chip, tile_m: Floats, tile_n: Floats,
         "tiles": busiest[0],
         "matrix_s": busiest[1] / chip.clock_hz,
         "load_s": busiest[2] * chip.matrix_cores / chip.l2_bandwidth_bytes_per_s,
+        "pieces": _pieces(listed, chip, down, across, tile_m, tile_n),
+        "drain_s": _last_results(listed, chip, tiles.sum(1), down.sum(1), tile_n) / chip.memory_bandwidth_bytes_per_s,
     }
 
 
@@ -122,6 +148,39 @@ def _moved_bytes(listed: list[Stage], tile_m: Floats, tile_n: Floats, split: Flo
     # A split of k writes and reads partial sums, four bytes each.
     result_bytes = (np.where(split > 1, 8.0, 0.0) + _column(listed, "spill_bytes"))[:, None]
     return np.asarray((high * activations + wide * weights) * deep + high * wide * result_bytes)
+
+
+def _pieces(listed: list[Stage], chip: Chip, down: Floats, across: Floats, tile_m: Floats, tile_n: Floats) -> Floats:
+    """Return the pieces of rows that a core waits for (stages, candidates).
+
+    Rows of k are loaded one by one, columns of k as rows of it; what lies as the cube takes it has no pieces. A core
+    waits for the weights of its first tile; of all others it loads its part, and finds the rest in L2.
+    """
+    if chip.load_piece_bytes == 0:
+        return np.zeros_like(tile_m)
+    deep, width = _column(listed, "k"), _column(listed, "weight_bytes")
+    wide = np.minimum(tile_n, _column(listed, "n"))
+    by_rows = deep * np.ceil(wide * width / chip.load_piece_bytes) * _lies(listed, 1, "rows")
+    by_columns = wide * np.ceil(deep * width / chip.load_piece_bytes) * _lies(listed, 1, "columns")
+    of_row = np.ceil(deep * _column(listed, "activation_bytes") / chip.load_piece_bytes) * _lies(listed, 0, "rows")
+    high = np.minimum(tile_m, _group_rows(listed).max(1)[:, None])
+    weight_tiles = np.maximum(1, (down > 0).sum(1) * across / chip.matrix_cores)
+    activation_tiles = down.sum(1) / chip.matrix_cores
+    return np.asarray(weight_tiles * (by_rows + by_columns) + activation_tiles * high * of_row)
+
+
+def _lies(listed: list[Stage], operand: int, layout: str) -> NDArray[np.bool_]:
+    return np.array([[stage.layouts[operand] == layout] for stage in listed])
+
+
+def _last_results(listed: list[Stage], chip: Chip, tiles: Floats, down: Floats, tile_n: Floats) -> Floats:
+    """Return the bytes of results that nothing is left to hide (stages, candidates): those of each core's last tile."""
+    if chip.multiprocessors:
+        return np.zeros_like(tiles)
+    rows = _group_rows(listed).sum(1)[:, None]
+    high = np.divide(rows, down, out=np.zeros_like(down), where=down > 0)
+    wide = np.minimum(tile_n, _column(listed, "n"))
+    return np.asarray(np.minimum(tiles, chip.matrix_cores) * high * wide * _column(listed, "output_bytes"))
 
 
 def _busiest_core(tiles: Floats, costs: Floats, cores: int) -> Floats:

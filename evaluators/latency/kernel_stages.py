@@ -1,7 +1,7 @@
 """What a kernel does, stage by stage: multiplications, passes over vectors, and the bytes that each must move."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 from gulliver.evaluators.latency.chip import read_chip
@@ -17,6 +17,8 @@ _SPILL_BYTES = 8.0
 _DEQUANT, _SWIGLU, _QUANT, _CONVERT = 8.0, 5.0, 9.0, 2.0
 # Weights that are widened: convert and scale; bfloat16 has no arithmetic of its own, so in float32 (CANN, Cast).
 _WIDEN = {"float16": 2.0, "bfloat16": 4.0, "float32": 4.0}
+# What activations of few rows are split into, and how many: float16 and bfloat16 take two int8, or three int4.
+_DECOMPOSED = {"w8": ("int8", 2), "w4": ("int4", 3)}
 _MATRIX_PRECISION = {"float32": "float32", "float16": "float16", "bfloat16": "float16", "float8": "float8"}
 
 
@@ -26,7 +28,9 @@ class Stage:
 
     `row_factor` is how often each row goes through the matrix unit, `memory_bytes` what memory must deliver and take
     at least once, `spill_bytes` what L2 moves for each result on its way to the vector unit, `vector_operations` the
-    elements XX"""
+    vector unit's in float16. `in_turn` is where that waits for the matrix unit, `hands_weights_over` where the matrix
+    unit waits for weights from it. `layouts` are those of activations and weights in memory: nz, rows or columns.
+    """
 
     group_rows: tuple[int, ...]
     n: int
@@ -36,6 +40,8 @@ class Stage:
     row_factor: int = 1
     activation_bytes: float = 0.0
     weight_bytes: float = 0.0
+    output_bytes: float = 0.0
+    layouts: tuple[str, str] = ("nz", "nz")
     spill_bytes: float = 0.0
     in_turn: bool = False
     hands_weights_over: bool = False
@@ -81,7 +87,8 @@ def stages(kernel: AnyKernel) -> tuple[Stage, ...]:
         return _matmul_swiglu(kernel), _row_quant(kernel), _second_half(kernel)
     if kernel.operation == EXPERTS:
         return tuple(_experts(kernel))
-    return (_matmul(kernel, kernel.n, kernel.k, BITS[kernel.output] / 8),)
+    matmul = _matmul(kernel, kernel.n, kernel.k, BITS[kernel.output] / 8)
+    return tuple(_decomposed(kernel, matmul)) if _is_decomposed(kernel) else (matmul,)
 
 
 def conversion_bytes(kernel: AnyKernel) -> float:
@@ -119,12 +126,42 @@ def _matmul(kernel: PublishedKernel, n: int, k: int, output_bytes: float, fused_
         row_factor=row_factor,
         activation_bytes=activation_bytes,
         weight_bytes=weight_bytes,
+        output_bytes=output_bytes,
+        layouts=("rows", kernel.weight_layout),
         spill_bytes=_SPILL_BYTES * (operations > 0) * apart,
         vector_operations=operations + widen,
         in_turn=apart and operations > 0 and fused_operations == 0,
         hands_weights_over=widen > 0 and apart,
         aligned=kernel.aligned,
         tile=kernel.tile,
+    )
+
+
+def _is_decomposed(kernel: PublishedKernel) -> bool:
+    few = sum(kernel.group_rows) <= read_chip(kernel.chip).few_rows
+    return few and kernel.scheme in _DECOMPOSED and kernel.n % 32 == 0 and kernel.k % 32 == 0
+
+
+def _decomposed(kernel: PublishedKernel, matmul: Stage) -> Iterator[Stage]:
+    """Yield the stages of a weight-only kernel of few rows: activations become integers, which multiply the weights.
+
+    That is the multi-scale decomposition of CANN's weight_quant_batch_matmul_v2 (its msd tiling, of up to 64 rows).
+    """
+    precision, parts = _DECOMPOSED[kernel.scheme]
+    elements = float(matmul.rows * kernel.k)
+    # In float32, which counts twice.
+    operations = 2 * parts * _QUANT * elements
+    yield Stage(
+        (matmul.rows,), kernel.k, 0, elements * (2 + parts), vector_operations=operations, vector_rows=matmul.rows
+    )
+    yield replace(
+        matmul,
+        precision=precision,
+        row_factor=parts,
+        spill_bytes=parts * _SPILL_BYTES,
+        vector_operations=parts * _DEQUANT * matmul.rows * kernel.n,
+        in_turn=True,
+        hands_weights_over=False,
     )
 
 

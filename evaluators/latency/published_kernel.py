@@ -79,6 +79,13 @@ class PublishedKernel:
         return "TransData" in self.notes
 
     @property
+    def weight_layout(self) -> str:
+        """Return how the weights lie in memory: nz (the cube's own layout), columns (n, k) or rows (k, n)."""
+        if self.converts_weights or self.operation in (FUSED_HALF, *FUSED) or re.search(r"\bzN\b", self.notes):
+            return "nz"
+        return "columns" if '"transpose_weight": true' in self.notes else "rows"
+
+    @property
     def output(self) -> str:
         """Return the type of the result: what the notes say, or that of float activations, or float16."""
         stated = re.search(r'"output_dtype": "(\w+)"', self.notes)

@@ -8,6 +8,7 @@ from gulliver.evaluators.latency.chip_fit import fit_efficiencies, published_ker
 from gulliver.evaluators.latency.chip_model import BOUNDS, price, roofline
 from gulliver.evaluators.latency.chip_prediction import predict
 from gulliver.evaluators.latency.chip_work import work
+from gulliver.evaluators.latency.kernel_stages import stages
 from gulliver.evaluators.latency.mlp_kernels import GatedMlp, mlp_kernels, unfused_mlp_kernels
 from gulliver.evaluators.latency.published_kernel import PublishedKernel
 from gulliver.tasks.errors import InputError
@@ -76,11 +77,61 @@ def test_outside_the_fused_kernels_the_vector_unit_starts_when_the_matrix_unit_i
 
 
 def test_widened_weights_are_handed_to_the_matrix_unit_block_by_block():
-    widened = matmul("ascend_910b2", 8, 2048, 4096, "float16", "int8", "weight_quant_batch_matmul", notes="L1 16x256")
+    widened = matmul(
+        "ascend_910b2", 128, 2048, 4096, "float16", "int8", "weight_quant_batch_matmul", notes="L1 128x256"
+    )
     # 2048 / 256 tiles on 24 cores: one each, of 4096 / 256 blocks.
     assert work([widened]).blocks[0, 0] == 16
     assert work([replace(widened, weight="float16")]).blocks[0, 0] == 0
     assert work([replace(widened, chip="ascend_950pr")]).blocks[0, 0] == 0
+
+
+def test_weights_of_few_rows_are_multiplied_as_they_are_by_activations_in_two_int8_parts():
+    few = matmul("ascend_910b2", 64, 2048, 4096, "float16", "int8", "weight_quant_batch_matmul", notes="L1 64x256")
+    decompose, multiply = stages(few)
+    assert (decompose.k, decompose.rows) == (0, 64)
+    assert (multiply.precision, multiply.row_factor) == ("int8", 2)
+    # 8 of 24 cores have a tile of 64 rows, each in two parts: 8 x 16 x 128 blocks of 16 x 16 x 32.
+    assert work([few]).matrix_s[1, 0] == pytest.approx(8 * 16 * 128 / 1.8e9)
+    assert work([few]).blocks.max() == 0
+    more = matmul("ascend_910b2", 65, 2048, 4096, "float16", "int8", "weight_quant_batch_matmul")
+    assert len(stages(more)) == 1
+    assert work([more]).blocks.min() > 0
+
+
+def test_columns_of_few_rows_are_dealt_evenly_to_the_cores():
+    # 7168 / 24 = 298.7, so 304 columns a core and one turn; of tiles of 256 columns four cores would have a second.
+    done = work([matmul("ascend_910b2", 1, 7168, 7168)])
+    assert done.tiles[0, -1] == 1
+    assert done.tiles[0, 0] == 2
+    assert done.pieces[0, -1] == 7168 + 7168 / 512 / 24
+    # 1536 / 24 = 64, the narrowest; 65 rows are not few, and get the first tile again.
+    assert work([matmul("ascend_910b2", 2, 1536, 5120)]).tiles[0, -1] == 1
+    many = work([matmul("ascend_910b2", 65, 1536, 5120)])
+    assert many.load_s[0, -1] == many.load_s[0, 0]
+
+
+def test_a_core_waits_for_every_512_bytes_of_a_row_that_is_not_in_l2():
+    kernel = matmul("ascend_910b2", 256, 6144, 2048, "float16", "float16", "grouped_matmul", notes="L1 128x256")
+    # 24 tiles of weights, of 2048 rows of 512 bytes, and 2 of activations, of 128 rows of 8 pieces, on 24 cores.
+    assert work([kernel]).pieces[0, 0] == pytest.approx(2048 + 2 / 24 * 128 * 8)
+    three_groups = replace(kernel, m=768, group_rows=(256,) * 3)
+    assert work([three_groups]).pieces[0, 0] == pytest.approx(3 * 2048 + 6 / 24 * 128 * 8)
+    transposed = replace(kernel, notes='"transpose_weight": true L1 128x256')
+    assert work([transposed]).pieces[0, 0] == pytest.approx(256 * 8 + 2 / 24 * 128 * 8)
+    own_layout = replace(kernel, notes="B zN L1 128x256")
+    assert work([own_layout]).pieces[0, 0] == pytest.approx(2 / 24 * 128 * 8)
+    assert seconds(own_layout) < seconds(transposed)
+    assert seconds(own_layout) < seconds(kernel)
+    assert not work([replace(kernel, chip="nvidia_a100")]).pieces.any()
+
+
+def test_results_of_the_last_tiles_have_nothing_to_hide_behind():
+    kernel = matmul("ascend_950pr", 1024, 2048, 2048, notes="L1 256x256")
+    # 32 tiles on 32 cores: all results, of two bytes, at 1.6e12 bytes a second.
+    assert work([kernel]).drain_s[0, 0] == pytest.approx(1024 * 2048 * 2 / 1.6e12)
+    assert work([replace(kernel, m=4096, group_rows=(4096,))]).drain_s[0, 0] == pytest.approx(1024 * 2048 * 2 / 1.6e12)
+    assert not work([replace(kernel, chip="nvidia_l40s", operation="gemm")]).drain_s.any()
 
 
 def test_20_tiles_are_faster_than_24_on_20_cores():
