@@ -60,6 +60,12 @@ class History:
         """What tells each recipe from all others."""
         return keys_of(self.rungs)
 
+    def followed_by(self, others: "History") -> "History":
+        """Return the recipes of both, these first."""
+        if not len(others.scores):
+            return self
+        return History(np.concatenate([self.rungs, others.rungs]), np.concatenate([self.scores, others.scores]))
+
     def last(self, count: int) -> "History":
         """Return the recipes that were tried last."""
         return History(self.rungs[-count:], self.scores[-count:])

@@ -72,9 +72,13 @@ class Study:
     def _trials(self, *states: TrialState) -> list[FrozenTrial]:
         return self.optuna_study.get_trials(deepcopy=False, states=states)
 
+    def _count(self, *states: TrialState) -> int:
+        every = [it.state for it in self.optuna_study.get_trials(deepcopy=False)]
+        return sum(map(every.count, states))
+
     def _places_left(self) -> int:
         """Return how many trials the current batch has room for: batches end at multiples of the batch size."""
-        done = len(self._trials(TrialState.COMPLETE, TrialState.FAIL))
+        done = self._count(TrialState.COMPLETE, TrialState.FAIL)
         batch_end = (done // self.settings.batch + 1) * self.settings.batch
         return min(batch_end, self.settings.trials) - done
 
@@ -89,8 +93,8 @@ class Study:
 
     def _reseed(self) -> None:
         """Give the next trial a sampler of its own, whose seed is the search's plus the trial's place."""
-        asked = self._trials(TrialState.RUNNING, TrialState.COMPLETE, TrialState.FAIL)
-        self.optuna_study.sampler = self.settings.sampler.make(self.settings.seed + len(asked), self.guide)
+        asked = self._count(TrialState.RUNNING, TrialState.COMPLETE, TrialState.FAIL)
+        self.optuna_study.sampler = self.settings.sampler.make(self.settings.seed + asked, self.guide)
 
     def _tell(self, trial: optuna.Trial, recipe: Recipe) -> Candidate:
         scores = self.journal.get(trial.user_attrs["key"])
