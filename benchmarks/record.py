@@ -1,17 +1,30 @@
-"""How every benchmark writes its table: the rows, and on each what it was measured on."""
+"""How every benchmark reads its arguments and writes its table: the rows, and on each what it was measured on."""
 
+import argparse
 import csv
 import os
 import platform
 import re
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
+
+
+def names_among(allowed: Collection[str]) -> Callable[[str], list[str]]:
+    """Return the type of a command's argument that is some of these names, separated by commas."""
+
+    def parse(text: str) -> list[str]:
+        names = text.split(",")
+        if unknown := [name for name in names if name not in allowed]:
+            raise argparse.ArgumentTypeError(f"{unknown[0]} is not among {', '.join(allowed)}")
+        return names
+
+    return parse
 
 
 def write_table(name: str, rows: Sequence[Any], versions: Mapping[str, str], key: Sequence[str] = ()) -> None:

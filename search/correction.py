@@ -5,7 +5,7 @@ variable's rung that disappoints in one recipe is expected to in others; the oth
 variables that differ, weighted by how much they matter (Rasmussen and Williams, 2006, chapters 2 and 5).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
@@ -56,18 +56,14 @@ class Likeness:
         return np.asarray(np.clip(np.sqrt(one_hot @ self._losses**2), _LEAST_NORM, None))
 
     def covariances(self, left: Costs, right: Costs) -> tuple[Costs, Costs]:
-        """Return the two parts of the covariance of relative errors, from two one-hot arrays."""
-        return self._additive(left, right), self._near(left, right)
+        """Return the two parts of the covariance of relative errors, from two one-hot arrays.
 
-    def _additive(self, left: Costs, right: Costs) -> Costs:
-        """Return the part that every rung's own error causes."""
-        shared = (left * self._losses**2) @ right.T
-        return np.asarray(shared / np.outer(self.norms(left), self.norms(right)))
-
-    def _near(self, left: Costs, right: Costs) -> Costs:
-        """Return the part that falls with every variable in which two recipes differ."""
-        alike = (left * self._weights) @ right.T
-        return np.asarray(np.exp(alike - self._weights[self._offsets[:-1].astype(int)].sum()))
+        One part is what every rung's own error causes, the other falls with every variable in which two recipes differ.
+        """
+        # In one product, and with the tried recipes weighted, which are fewer than those that are compared with them.
+        shared, alike = np.hsplit(left @ np.concatenate([right * self._losses**2, right * self._weights]).T, 2)
+        additive = shared / np.outer(self.norms(left), self.norms(right))
+        return additive, np.exp(alike - self._weights[self._offsets[:-1].astype(int)].sum())
 
     def rung_errors(self, one_hot: Costs, dual: Costs) -> list[Costs]:
         """Return for each variable the expected error of its rungs' losses, from the process's dual coefficients."""
@@ -119,6 +115,11 @@ class Correction:
         """Return the sum of squares of the errors, as far as one does not follow from the others."""
         return float(self.errors @ self._dual)
 
+    def likely_variance(self) -> float:
+        """Return the variance of the errors, shrunk to the guess by as much as _PRIOR_TRIALS weigh."""
+        squares = self.squared_errors() + _PRIOR_TRIALS * _PRIOR_ERROR**2
+        return squares / (len(self.errors) + _PRIOR_TRIALS)
+
     def log_likelihood(self) -> float:
         """Return the logarithm of the marginal likelihood but for a constant; the variance is integrated out.
 
@@ -126,7 +127,7 @@ class Correction:
         """
         factor, _ = self._factor
         observations = len(self.errors) + _PRIOR_TRIALS
-        return float(-0.5 * observations * np.log(self.variance) - np.log(np.diag(factor)).sum())
+        return float(-0.5 * observations * np.log(self.likely_variance()) - np.log(np.diag(factor)).sum())
 
 
 def fit_correction(likeness: Likeness, rungs: Rungs, errors: Costs) -> Correction:
@@ -141,11 +142,10 @@ def fit_correction(likeness: Likeness, rungs: Rungs, errors: Costs) -> Correctio
         _ADDITIVE_SHARES[0],
         _NOISES[0],
     )
-    return max(_settings(guess), key=Correction.log_likelihood) if len(errors) else guess
-
-
-def _settings(guess: Correction) -> Iterator[Correction]:
-    for share, noise in product(_ADDITIVE_SHARES, _NOISES):
-        setting = replace(guess, additive_share=share, noise=noise)
-        squares = setting.squared_errors() + _PRIOR_TRIALS * guess.variance
-        yield replace(setting, variance=squares / (len(guess.errors) + _PRIOR_TRIALS))
+    if not len(errors):
+        return guess
+    settings = (
+        replace(guess, additive_share=share, noise=noise) for share, noise in product(_ADDITIVE_SHARES, _NOISES)
+    )
+    best = max(settings, key=Correction.log_likelihood)
+    return replace(best, variance=best.likely_variance())

@@ -7,6 +7,7 @@ from functools import cached_property
 
 import numpy as np
 from gulliver.evaluators.factors import Costs, Factor, Rungs, TableSum
+from gulliver.search.correction import Likeness
 from gulliver.search.problem import Problem
 from gulliver.search.solve import Solution, pareto
 
@@ -19,7 +20,8 @@ class Guide:
 
     `positions` order the variables as the network runs; `original_score` is that of the untouched network, and
     scores below `lowest_score` or latencies above `highest_latency_ms` count for nothing. `score_index` says which of
-    the study's objectives is the score. `solved_again` keeps what is solved for the trials whose bytes are its key.
+    the study's objectives is the score. `solved_again` keeps what is solved, by the scores and keys of the trials that
+    it is solved for, and `priced` the latencies of tried recipes by their keys.
     """
 
     problem: Problem
@@ -28,12 +30,19 @@ class Guide:
     lowest_score: float
     highest_latency_ms: float
     score_index: int = 0
-    solved_again: dict[bytes, tuple[Solution, ...]] = field(default_factory=dict, repr=False)
+    solved_again: dict[tuple[bytes, ...], tuple[Solution, ...]] = field(default_factory=dict, repr=False)
+    priced: dict[bytes, float] = field(default_factory=dict, repr=False)
 
     @cached_property
     def ladder(self) -> tuple[Solution, ...]:
         """The recipes of least predicted loss for many latencies, fastest first."""
         return pareto(self.problem, _LADDER)
+
+    def latencies_ms_of(self, rungs: Rungs, keys: Sequence[bytes]) -> Costs:
+        """Return shape (recipes,): the modelled latencies, looked up once for each recipe that has this key."""
+        new = [place for place, key in enumerate(keys) if key not in self.priced]
+        self.priced.update(zip([keys[it] for it in new], self.problem.latency_ms_of(rungs[new]).tolist(), strict=True))
+        return np.array([self.priced[key] for key in keys], dtype=float)
 
     @cached_property
     def methods(self) -> tuple[str, ...]:
@@ -63,6 +72,11 @@ class Guide:
             if len(factor.variables) == 1:
                 losses[factor.variables[0]] = losses[factor.variables[0]] + factor.table
         return tuple(losses)
+
+    @cached_property
+    def likeness(self) -> Likeness:
+        """How alike recipes are, by the losses of each variable's rungs."""
+        return Likeness(self.rung_losses)
 
 
 def as_rungs(solutions: Sequence[Solution]) -> Rungs:

@@ -86,7 +86,8 @@ def fit_loss_link(losses: Losses, scores: Costs, original: float, lowest: float,
         return np.concatenate([error / tolerance, (parameters - guess) / spread])
 
     def slopes(parameters: Costs) -> Costs:
-        own = link(parameters).slopes(losses, range_extra=1 - largest / link(parameters).range)
+        current = link(parameters)
+        own = current.slopes(losses, range_extra=1 - largest / current.range)
         return np.concatenate([own / tolerance[:, None], np.diag(1 / spread)])
 
     return link(least_squares(residuals, guess, slopes, max_nfev=40).x if len(scores) else guess)

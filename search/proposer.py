@@ -4,10 +4,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from itertools import islice, product
+from typing import Any
 
 import numpy as np
 from gulliver.evaluators.factors import Costs, Factor, Rungs
-from gulliver.search.correction import Correction, Likeness, fit_correction
+from gulliver.search.correction import Correction, fit_correction
 from gulliver.search.guide import Guide, as_rungs
 from gulliver.search.improvement import expected_improvement
 from gulliver.search.loss_link import LossLink, fit_loss_link
@@ -39,23 +40,31 @@ class History:
     rungs: Rungs
     scores: Costs
 
-    @property
+    @cached_property
     def scored(self) -> "History":
         """Return the recipes whose scores are known."""
         known = np.isfinite(self.scores)
-        return History(self.rungs[known], self.scores[known])
+        return self if known.all() else History(self.rungs[known], self.scores[known])
 
     def holds(self, rungs: Rungs) -> NDArray[np.bool_]:
         """Return shape (recipes,): which of these were tried."""
-        return np.array([row.tobytes() in self._keys for row in rungs], dtype=bool)
+        tried = set(self.keys)
+        return np.array([key in tried for key in keys_of(rungs)], dtype=bool)
 
     def first_untried(self, rungs: Rungs) -> Rungs | None:
         """Return shape (variables,): the first of these that was not tried, None where all were."""
         return next(iter(rungs[~self.holds(rungs)]), None)
 
     @cached_property
-    def _keys(self) -> set[bytes]:
-        return {row.tobytes() for row in self.rungs}
+    def keys(self) -> Sequence[bytes]:
+        """What tells each recipe from all others."""
+        return keys_of(self.rungs)
+
+    def followed_by(self, others: "History") -> "History":
+        """Return the recipes of both, these first."""
+        if not len(others.scores):
+            return self
+        return History(np.concatenate([self.rungs, others.rungs]), np.concatenate([self.scores, others.scores]))
 
     def last(self, count: int) -> "History":
         """Return the recipes that were tried last."""
@@ -64,6 +73,14 @@ class History:
     def first(self, count: int) -> "History":
         """Return the recipes that were tried first."""
         return History(self.rungs[:count], self.scores[:count])
+
+
+def keys_of(rungs: Rungs) -> list[bytes]:
+    """Return the bytes of each of the recipes, as short as rungs of any number can be told apart by."""
+    short = np.ascontiguousarray(rungs, dtype=np.uint32)
+    row: Any = np.dtype((np.void, short.shape[1] * short.itemsize))
+    keys: list[bytes] = short.view(row).ravel().tolist()
+    return keys
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +141,7 @@ def fit(guide: Guide, history: History) -> Prediction:
     link = fit_loss_link(losses, recent.scores, guide.original_score, guide.lowest_score, typical)
     drops = link.drop(link.loss(losses))
     errors = (guide.original_score - recent.scores - drops) / relative_unit(drops, link)
-    return Prediction(guide, link, fit_correction(Likeness(guide.rung_losses), recent.rungs, errors))
+    return Prediction(guide, link, fit_correction(guide.likeness, recent.rungs, errors))
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,9 +182,9 @@ class Proposer:
 
     def _most_promising(self, history: History, random: np.random.Generator) -> tuple[Rungs, str]:
         prediction = fit(self.guide, history)
-        front = self._front(history, prediction)
+        members, front = self._front(history, prediction)
         ladders = self._ladders(history)
-        archive = np.concatenate([self._members(history, front), *(rungs for rungs, _ in ladders)])
+        archive = np.concatenate([members, *(rungs for rungs, _ in ladders)])
         pool, names = _joined([*ladders, all_moves(self._neighbourhood, archive, _MOVES_EACH, random)])
         gains = self._gains(pool, history, prediction, front)
         for _ in range(_ROUNDS):
@@ -196,35 +213,39 @@ class Proposer:
         scored = history.scored
         if len(scored.scores) < 2 * self.exact_first:
             return ()
-        first = scored.first(2 ** int(np.log2(len(scored.scores))))
-        key, solved = first.rungs.tobytes() + first.scores.tobytes(), self.guide.solved_again
+        first, solved = scored.first(2 ** int(np.log2(len(scored.scores)))), self.guide.solved_again
+        key = first.scores.tobytes(), *first.keys
         if key not in solved:
             solved[key] = pareto(fit(self.guide, first).corrected_problem(first), _LADDER_AGAIN)
         return solved[key]
 
-    def _front(self, history: History, prediction: Prediction) -> Costs:
-        """Return shape (tried, 2), latency and score; what is not scored yet is believed to score as predicted."""
+    def _front(self, history: History, prediction: Prediction) -> tuple[Rungs, Costs]:
+        """Return the recipes that no other one beats, fastest first, and their latencies and scores.
+
+        What failed is left out; what is not scored yet is believed to score as predicted.
+        """
         scores, pending = history.scores.copy(), np.isnan(history.scores)
         if pending.any():
             scores[pending] = prediction.scores(history.rungs[pending])[0]
-        return np.stack([self.guide.problem.latency_ms_of(history.rungs), scores], 1)
-
-    def _members(self, history: History, front: Costs) -> Rungs:
-        """Return the tried recipes that no other one beats, those that failed left out."""
-        order = np.lexsort((-front[:, 1], front[:, 0]))
-        order = order[np.isfinite(front[order, 1])]
-        rises = np.diff(np.maximum.accumulate(front[order, 1]), prepend=-np.inf) > 0
-        return np.asarray(history.rungs[order[rises]])
+        latencies_ms = self.guide.latencies_ms_of(history.rungs, history.keys)
+        order = np.lexsort((-scores, latencies_ms))
+        order = order[np.isfinite(scores[order])]
+        members = order[np.diff(np.maximum.accumulate(scores[order]), prepend=-np.inf) > 0]
+        return np.asarray(history.rungs[members]), np.stack([latencies_ms[members], scores[members]], 1)
 
     def _gains(self, rungs: Rungs, history: History, prediction: Prediction, front: Costs) -> Costs:
+        """Return shape (recipes,): what each is expected to add to the front, -1 for those that were tried."""
+        gains, untried = np.full(len(rungs), -1.0), ~history.holds(rungs)
+        if untried.any():
+            gains[untried] = self._improvement(rungs[untried], prediction, front)
+        return gains
+
+    def _improvement(self, rungs: Rungs, prediction: Prediction, front: Costs) -> Costs:
+        guide, latencies_ms = self.guide, self.guide.problem.latency_ms_of(rungs)
         means, deviations = prediction.scores(rungs)
-        latencies_ms = self.guide.problem.latency_ms_of(rungs)
-        guide = self.guide
-        gains = expected_improvement(
+        return expected_improvement(
             means, deviations, latencies_ms, front, guide.lowest_score, guide.highest_latency_ms
         )
-        gains[history.holds(rungs)] = -1.0
-        return gains
 
     @cached_property
     def _neighbourhood(self) -> Neighbourhood:

@@ -3,11 +3,12 @@
 Samplers read and draw in memory, because each parameter that is set in a storage on the disk is a write of its own.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import optuna
 from gulliver.search.journal import drop_torn_line
@@ -54,20 +55,44 @@ class Record:
         return self.disk.get_study_id_from_name(_STUDY_NAME)
 
 
+class _File(JournalFileBackend):
+    """A file that only this process writes: its lines are known without reading, and kept without parameters."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path))
+        self._new = [_without_parameters(log) for log in super().read_logs(0)]
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        super().append_logs(logs)
+        self._new += map(_without_parameters, logs)
+
+    def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
+        new, self._new = self._new, []
+        yield from new
+
+
+def _without_parameters(log: dict[str, Any]) -> dict[str, Any]:
+    """Return a line as it is read, since what was written of it may be changed later."""
+    line: dict[str, Any] = json.loads(
+        json.dumps({name: it for name, it in log.items() if name not in ("params", "distributions")})
+    )
+    return line
+
+
 def open_record(path: Path, directions: Sequence[Literal["minimize", "maximize"]]) -> Record:
     """Return the record in the file, made if it is new; what else opens the file at the same time may only read it.
 
     A search that an earlier version began goes on in a file of today's.
     """
     earlier = [] if path.exists() else _earlier_trials(path)
-    disk, memory = _open_alone(path), InMemoryStorage()
-    stored = optuna.create_study(storage=disk, study_name=_STUDY_NAME, directions=directions, load_if_exists=True)
+    opened, memory = _open_alone(path), InMemoryStorage()
+    stored = optuna.create_study(storage=opened, study_name=_STUDY_NAME, directions=directions, load_if_exists=True)
     stored.add_trials(earlier)
     study = optuna.create_study(storage=memory, study_name=_STUDY_NAME, directions=directions)
     study.add_trials(stored.get_trials(deepcopy=False))
-    for name, value in disk.get_study_system_attrs(disk.get_study_id_from_name(_STUDY_NAME)).items():
+    for name, value in opened.get_study_system_attrs(opened.get_study_id_from_name(_STUDY_NAME)).items():
         memory.set_study_system_attr(memory.get_study_id_from_name(_STUDY_NAME), name, value)
-    return Record(study, memory, disk)
+    return Record(study, memory, JournalStorage(_File(path)))
 
 
 def read_trials(path: Path) -> list[FrozenTrial]:

@@ -76,19 +76,23 @@ class Scoring:
         return Accuracy(self.original, trial.finetune, trial.samples, candidates=candidates)
 
     @cached_property
+    def _untouched(self) -> Recipe:
+        return untouched(self.original.graph)
+
+    @cached_property
     def _baseline(self) -> Raced:
-        return self._score_in_full(self._accuracy.network(untouched(self.original.graph)))
+        return self._score_in_full(self._accuracy.network(self._untouched))
 
     def _race(self, recipe: Recipe, scores: Scores) -> Raced:
         """Return the recipe's accuracy, raced against the incumbents where the settings and the task allow it."""
-        network = self._accuracy.network(recipe)
         settings, incumbents = self.settings.trial.race, self.incumbents
         if settings is None or incumbents is None or isinstance(self.original.task, MetricTask):
-            return self._score_in_full(network)
+            return self._in_full(recipe)
         rival = self._rival(incumbents, scores)
         if rival is None:
-            raced = self._score_in_full(network)
+            raced = self._in_full(recipe)
         else:
+            network = self._accuracy.network(recipe)
             raced = race(lambda start, stop: self._scores(network, start, stop), rival, settings)
         incumbents.keep(recipe.key, raced, rival)
         return raced
@@ -100,6 +104,10 @@ class Scoring:
         limited = {"latency_ms": budget.max_latency_ms, "size_bytes": budget.max_size_bytes}
         costs = {name: getattr(scores, name) for name in limited if name in objectives or limited[name] is not None}
         return incumbents.rival(costs, bar, by_accuracy="accuracy_search" in objectives)
+
+    def _in_full(self, recipe: Recipe) -> Raced:
+        """Return the recipe's scores; those of the untouched network, which all are compared with, are known."""
+        return self._baseline if recipe == self._untouched else self._score_in_full(self._accuracy.network(recipe))
 
     def _score_in_full(self, network: nn.Module) -> Raced:
         task = self.original.task

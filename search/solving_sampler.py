@@ -1,20 +1,35 @@
 """Gulliver's own Optuna sampler: exact solves of the predicted problem, then local moves guided by the trials."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import optuna
-from gulliver.evaluators.factors import Rungs
 from gulliver.search.guide import Guide
 from gulliver.search.proposer import EXACT_SOLVE, History, Proposer
 from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 PROPOSED_BY = "proposed_by"
-# The rungs of trials by number, of every study and problem that is searched: a trial keeps its parameters.
-_rows: WeakKeyDictionary[optuna.Study, dict[tuple[str, ...], dict[int, Rungs]]] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class _Finished:
+    """What was tried in a study's first trials as far as all of them are finished, which changes no more.
+
+    `exact` of them are from the ladder of the first exact solve.
+    """
+
+    trials: int
+    history: History
+    exact: int
+
+
+# Of every study, and every problem and objective that it is searched for.
+_finished: WeakKeyDictionary[optuna.Study, dict[tuple[tuple[str, ...], int], _Finished]] = WeakKeyDictionary()
 
 
 class SolvingSampler(optuna.samplers.BaseSampler):
@@ -38,14 +53,9 @@ class SolvingSampler(optuna.samplers.BaseSampler):
         """Return the proposed rung of every variable, and note on the trial who proposed it."""
         if "fixed_params" in trial.system_attrs:
             return {}
-        # A trial that failed before it was proposed has no rungs, or a part of them.
-        trials = study.get_trials(deepcopy=False)
-        earlier = [it for it in trials if it.number < trial.number and len(it.params) >= len(search_space)]
-        exact_before = sum(it.user_attrs.get(PROPOSED_BY) == EXACT_SOLVE for it in earlier)
-        random = np.random.default_rng(self._seed)
         guide = self._proposer.guide
-        history = history_of(earlier, guide, _rows.setdefault(study, {}).setdefault(guide.problem.names, {}))
-        rungs, name = self._proposer.propose(history, exact_before, random)
+        history, exact_before = _tried(study.get_trials(deepcopy=False)[: trial.number], study, guide)
+        rungs, name = self._proposer.propose(history, exact_before, np.random.default_rng(self._seed))
         study._storage.set_trial_user_attr(trial._trial_id, PROPOSED_BY, name)
         # Optuna gives the storage's attributes to a trial only once, before this call.
         trial.set_user_attr(PROPOSED_BY, name)
@@ -59,17 +69,34 @@ class SolvingSampler(optuna.samplers.BaseSampler):
         return independent.sample_independent(study, trial, param_name, param_distribution)
 
 
-def history_of(trials: Sequence[FrozenTrial], guide: Guide, rows: dict[int, Rungs] | None = None) -> History:
-    """Return what was tried and how it scored: NaN for trials that have no score yet, -inf for those that failed.
+def _tried(trials: Sequence[FrozenTrial], study: optuna.Study, guide: Guide) -> tuple[History, int]:
+    """Return what was tried in these first trials of a study, and in how many of them a step of the first ladder."""
+    known = _finished.setdefault(study, {})
+    place = guide.problem.names, guide.score_index
+    first = known.get(place, _Finished(0, history_of((), guide), 0))
+    new = list(takewhile(lambda it: it.state.is_finished(), trials[first.trials :]))
+    if new:
+        history = first.history.followed_by(history_of(new, guide))
+        first = known[place] = _Finished(first.trials + len(new), history, first.exact + _exact(new, guide))
+    rest = trials[first.trials :]
+    return first.history.followed_by(history_of(rest, guide)), first.exact + _exact(rest, guide)
 
-    `rows` keeps the rungs of trials by number, which are not looked up again.
-    """
-    names, rows = guide.problem.names, {} if rows is None else rows
-    for trial in trials:
-        if trial.number not in rows:
-            rows[trial.number] = np.array([trial.params[name] for name in names], dtype=np.intp)
-    rungs = np.array([rows[it.number] for it in trials], dtype=np.intp).reshape(len(trials), len(names))
-    return History(rungs, np.array([_score(it, guide.score_index) for it in trials], dtype=float))
+
+def _exact(trials: Sequence[FrozenTrial], guide: Guide) -> int:
+    return sum(it.user_attrs.get(PROPOSED_BY) == EXACT_SOLVE for it in _proposed(trials, guide))
+
+
+def history_of(trials: Sequence[FrozenTrial], guide: Guide) -> History:
+    """Return what was tried and how it scored: NaN for trials that have no score yet, -inf for those that failed."""
+    names, proposed = guide.problem.names, _proposed(trials, guide)
+    rungs = np.array([[it.params[name] for name in names] for it in proposed], dtype=np.intp)
+    scores = np.array([_score(it, guide.score_index) for it in proposed], dtype=float)
+    return History(rungs.reshape(len(proposed), len(names)), scores)
+
+
+def _proposed(trials: Sequence[FrozenTrial], guide: Guide) -> list[FrozenTrial]:
+    """Return the trials that have all rungs: one that failed before it was proposed has none, or a part of them."""
+    return [it for it in trials if len(it.params) >= len(guide.problem.names)]
 
 
 def _score(trial: FrozenTrial, index: int) -> float:

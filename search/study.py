@@ -54,10 +54,13 @@ class Study:
     def run(self, told: Callable[[Candidate], None]) -> None:
         """Ask, score and tell until the wanted number of trials is done; `told` hears of each one."""
         self._reseed()
-        batch = [optuna.Trial(self.optuna_study, it._trial_id) for it in self._trials(TrialState.RUNNING)]
+        batch = [
+            (optuna.Trial(self.optuna_study, it._trial_id), self.space.decode(it.params))
+            for it in self._trials(TrialState.RUNNING)
+        ]
         while batch := batch + [self._ask() for _ in range(self._places_left() - len(batch))]:
-            for trial in batch:
-                told(self._tell(trial))
+            for trial, recipe in batch:
+                told(self._tell(trial, recipe))
             batch = []
 
     def try_out(self, rungs: Mapping[str, int], proposed_by: str) -> Candidate:
@@ -66,7 +69,7 @@ class Study:
         if (trial := next(known, None)) is not None:
             return self._scored(trial)
         self.optuna_study.enqueue_trial(dict(rungs), {PROPOSED_BY: proposed_by})
-        return self._tell(self._ask())
+        return self._tell(*self._ask())
 
     @property
     def queued(self) -> bool:
@@ -84,27 +87,31 @@ class Study:
     def _trials(self, *states: TrialState) -> list[FrozenTrial]:
         return self.optuna_study.get_trials(deepcopy=False, states=states)
 
+    def _count(self, *states: TrialState) -> int:
+        every = [it.state for it in self.optuna_study.get_trials(deepcopy=False)]
+        return sum(map(every.count, states))
+
     def _places_left(self) -> int:
         """Return how many trials the current batch has room for: batches end at multiples of the batch size."""
-        done = len(self.finished())
+        done = self._count(TrialState.COMPLETE, TrialState.FAIL)
         batch_end = (done // self.settings.batch + 1) * self.settings.batch
         return min(batch_end, self.settings.trials) - done
 
-    def _ask(self) -> optuna.Trial:
-        """Return a trial that has its parameters, and is in the record with all of them."""
+    def _ask(self) -> tuple[optuna.Trial, Recipe]:
+        """Return a trial that has its parameters, and is in the record with all of them, and its recipe."""
         self._reseed()
         trial = self.optuna_study.ask()
-        trial.set_user_attr("key", self.space.suggest(trial).key)
+        recipe = self.space.suggest(trial)
+        trial.set_user_attr("key", recipe.key)
         self.record.asked(trial.number)
-        return trial
+        return trial, recipe
 
     def _reseed(self) -> None:
         """Give the next trial a sampler of its own, whose seed is the search's plus the trial's place."""
-        asked = self._trials(TrialState.RUNNING, TrialState.COMPLETE, TrialState.FAIL)
-        self.optuna_study.sampler = self.settings.sampler.make(self.settings.seed + len(asked), self.guide)
+        asked = self._count(TrialState.RUNNING, TrialState.COMPLETE, TrialState.FAIL)
+        self.optuna_study.sampler = self.settings.sampler.make(self.settings.seed + asked, self.guide)
 
-    def _tell(self, trial: optuna.Trial) -> Candidate:
-        recipe = self.space.decode(trial.params)
+    def _tell(self, trial: optuna.Trial, recipe: Recipe) -> Candidate:
         scores = self.journal.get(trial.user_attrs["key"])
         if scores is None:
             scores = self.score(recipe)

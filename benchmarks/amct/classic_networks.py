@@ -10,7 +10,6 @@ benchmarks/results/classic_networks.csv, and what it says of each goal to classi
 """
 
 import argparse
-from collections.abc import Callable, Mapping
 from importlib.metadata import version
 
 import torch
@@ -20,7 +19,7 @@ from benchmarks.amct.classic_judging import judge
 from benchmarks.amct.classic_parts import PARTS, Effort
 from benchmarks.amct.classic_runs import Run, find_run, run_part
 from benchmarks.amct.classic_tasks import NETWORKS, ClassicNetwork
-from benchmarks.record import read_table, write_table
+from benchmarks.record import names_among, read_table, write_table
 
 TABLE = "classic_networks"
 
@@ -45,22 +44,12 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, values in (("networks", NETWORKS), ("parts", PARTS)):
-        parser.add_argument(f"--{name}", type=_names(values), default=list(values), help=",".join(values))
+        parser.add_argument(f"--{name}", type=names_among(values), default=list(values), help=",".join(values))
     parser.add_argument("--epochs", type=int, default=1, help="of fine-tuning of one network")
     parser.add_argument("--batches", type=int, default=150, help="of 128 images, an epoch")
     parser.add_argument("--trials", type=int, default=12, help="of a search")
     parser.add_argument("--finalists", type=int, default=3, help="of a search")
     return parser.parse_args()
-
-
-def _names(allowed: Mapping[str, object]) -> Callable[[str], list[str]]:
-    def parse(text: str) -> list[str]:
-        names = text.split(",")
-        if unknown := [name for name in names if name not in allowed]:
-            raise argparse.ArgumentTypeError(f"{unknown[0]} is not among {', '.join(allowed)}")
-        return names
-
-    return parse
 
 
 def _say(run: Run) -> None:

@@ -13,7 +13,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from environments import python_of
+from benchmarks.search.environments import python_of
 
 TOOLS = Path(__file__).parent / "tools"
 LAST_CHARACTERS = 300

@@ -11,13 +11,14 @@ from pathlib import Path
 from statistics import median_low
 
 import torch
-from contenders import Run
 from gulliver.evaluators.accuracy import score
 from gulliver.evaluators.exported import OpenvinoModule
 from gulliver.evaluators.latency.measurement import compile_openvino, measure
 from gulliver.tasks.cache import write_atomically
 from gulliver.tasks.image_classification import ImageClassification
-from job import BATCH, NETWORKS
+
+from benchmarks.search.contenders import Run
+from benchmarks.search.job import BATCH, NETWORKS
 
 # What the layers that a tool leaves in floating point run in.
 FLOAT_TYPES = ("float32", "bfloat16")

@@ -1,4 +1,4 @@
-"""Gulliver against other compression tools: python benchmarks/search/other_tools.py.
+"""Gulliver against other compression tools: python -m benchmarks.search.other_tools.
 
 Same networks, same data, same fine-tuning budget by the same code; accuracy and OpenVINO latency of the final models by
 the same code (judging.py). Each tool runs in an environment of its own, made on first use (environments.py), through an
@@ -11,17 +11,19 @@ import argparse
 import csv
 import platform
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
-from contenders import CONTENDERS, Run, Settings, find_run, run_tool
-from environments import REQUIREMENTS, ROOT
 from gulliver.evaluators.latency.machine import this_machine
 from gulliver.tasks.cache import cache_dir
-from job import NETWORKS
-from judging import BARS_POINTS, Winner, judge, medians, winners
+
+from benchmarks.record import names_among
+from benchmarks.search.contenders import CONTENDERS, Run, Settings, find_run, run_tool
+from benchmarks.search.environments import REQUIREMENTS, ROOT
+from benchmarks.search.job import NETWORKS
+from benchmarks.search.judging import BARS_POINTS, Winner, judge, medians, winners
 
 RESULTS = ROOT / "benchmarks" / "results" / "other_tools.csv"
 Row = dict[str, object]
@@ -45,7 +47,7 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, values in (("tools", CONTENDERS), ("networks", NETWORKS)):
-        parser.add_argument(f"--{name}", type=_names(values), default=list(values), help=",".join(values))
+        parser.add_argument(f"--{name}", type=names_among(values), default=list(values), help=",".join(values))
     parser.add_argument("--seeds", type=lambda text: [int(seed) for seed in text.split(",")], default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=2, help="of fine-tuning, for every network of every tool")
     parser.add_argument("--batches", type=int, default=469, help="an epoch; 469 of 128 images are all of them")
@@ -54,16 +56,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--runs", type=Path, default=cache_dir() / "other_tools" / "runs", help="where runs are kept")
     parser.add_argument("--csv", type=Path, default=RESULTS)
     return parser.parse_args()
-
-
-def _names(allowed: Mapping[str, object]) -> Callable[[str], list[str]]:
-    def parse(text: str) -> list[str]:
-        names = text.split(",")
-        if unknown := [name for name in names if name not in allowed]:
-            raise argparse.ArgumentTypeError(f"{unknown[0]} is not among {', '.join(allowed)}")
-        return names
-
-    return parse
 
 
 def _judged(runs_folder: Path, network: str, seeds: Sequence[int], settings: Settings) -> list[Winner]:

@@ -1,22 +1,33 @@
-"""Samplers on synthetic chains of 60 and 200 groups: python -m benchmarks.search.synthetic_chains.
+"""Samplers on synthetic chains of 60 and 200 groups: python -m benchmarks.search.synthetic_chains [--samplers solve].
 
 The problems are those of chain_problem.py, drawn with seeds 0, 1 and 2. What a search is given, measured losses with
 noise and without the neighbours' interactions, is not counted as evaluations: for 60 groups of 4 choices it is 180
 short ones, or one backward pass. The best known front is the exact solve of the true losses.
 """
 
+import argparse
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 
 import numpy as np
 import optuna
 from gulliver.search.guide import Guide
 
-from benchmarks.record import write_table
+from benchmarks.record import names_among, write_table
 from benchmarks.search.chain_problem import best_known_front, chain_problem
 from benchmarks.search.front_gap import Case, Row, exact_solve_rows, rows
 
 LENGTHS = (60, 200)
 EVALUATIONS = (20, 40, 60, 100, 200, 1000)
+EXACT_ALONE = "exact solve alone"
+# After how many evaluations each is looked at; those that fit a model of every recipe only as far as they take minutes.
+SAMPLERS: Mapping[str, Sequence[int]] = {
+    "solve": EVALUATIONS,
+    EXACT_ALONE: EVALUATIONS[:-2],
+    "nsga2": EVALUATIONS,
+    "random": EVALUATIONS,
+    "tpe": EVALUATIONS[:-2],
+}
 CHOICES = 4
 PROBLEMS = 3
 # The true losses of all groups at their most lossy choice are 3 in all.
@@ -33,20 +44,29 @@ def chain_case(groups: int, seed: int) -> Case:
     return Case(f"chain {groups}x{CHOICES}, problem {seed}", guide, problem.accuracy, best, groups * (CHOICES - 1))
 
 
-def chain_rows(groups: int, seed: int) -> list[Row]:
-    """Return the rows of all samplers on one chain; those that fit a model only as far as they take minutes."""
+def chain_rows(groups: int, seed: int, samplers: Sequence[str]) -> list[Row]:
+    """Return the rows of the samplers on one chain."""
     case = chain_case(groups, seed)
-    short, shorter = EVALUATIONS[:-1], EVALUATIONS[:-2]
-    made = rows(case, "solve", short, False, 1) + exact_solve_rows(case, shorter, False)
-    made += rows(case, "nsga2", EVALUATIONS, False, 1) + rows(case, "random", EVALUATIONS, False, 1)
-    return made + rows(case, "tpe", shorter, False, 1)
+    return [
+        row
+        for sampler in samplers
+        for row in (
+            exact_solve_rows(case, SAMPLERS[sampler], False)
+            if sampler == EXACT_ALONE
+            else rows(case, sampler, SAMPLERS[sampler], False, 1)
+        )
+    ]
 
 
 def main() -> None:
-    """Run all chains and write benchmarks/results/synthetic_chains.csv."""
+    """Run all chains, and write benchmarks/results/synthetic_chains.csv; rows of samplers that are left out stay."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--samplers", type=names_among(SAMPLERS), default=list(SAMPLERS), help=",".join(SAMPLERS))
+    samplers = parser.parse_args().samplers
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    made = [row for groups in LENGTHS for seed in range(PROBLEMS) for row in chain_rows(groups, seed)]
-    write_table("synthetic_chains", made, {name: version(name) for name in ("optuna", "numpy", "scipy")})
+    made = [row for groups in LENGTHS for seed in range(PROBLEMS) for row in chain_rows(groups, seed, samplers)]
+    versions = {name: version(name) for name in ("optuna", "numpy", "scipy")}
+    write_table("synthetic_chains", made, versions, key=("case", "sampler"))
 
 
 if __name__ == "__main__":
