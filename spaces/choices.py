@@ -21,6 +21,9 @@ class Choices(Protocol):
     def channels(self, layer: str) -> Channels:
         """Return the layer's channel counts after removals."""
 
+    def outputs(self, layer: str) -> int:
+        """Return the layer's output channels after removals, whatever its inputs lose."""
+
 
 @dataclass(frozen=True)
 class RecipeChoices:
@@ -40,6 +43,10 @@ class RecipeChoices:
     def channels(self, layer: str) -> Channels:
         """Return the layer's channel counts after removals; raises InputError where tied layers differ."""
         return self._channels[layer]
+
+    def outputs(self, layer: str) -> int:
+        """Return the layer's output channels after removals; raises InputError as `channels` does."""
+        return self._channels[layer].outputs
 
     @cached_property
     def _channels(self) -> dict[str, Channels]:

@@ -8,6 +8,8 @@ from gulliver.spaces.layer_graph import ChannelGroup, Coupling, Layer, LayerGrap
 from gulliver.spaces.recipe import Recipe
 from gulliver.tasks.errors import InputError
 
+_INPUTS, _OUTPUTS = 0, 1
+
 
 @dataclass(frozen=True)
 class Channels:
@@ -42,14 +44,22 @@ def channels_after(graph: LayerGraph, recipe: Recipe) -> dict[str, Channels]:
 
 def channels_of(graph: LayerGraph, name: str, ratio_of: Callable[[ChannelGroup], float]) -> Channels:
     """Return one layer's channel counts where each group that it is a part of loses the share `ratio_of` it."""
+    return Channels(*(_left(graph, name, ratio_of, side) for side in (_INPUTS, _OUTPUTS)))
+
+
+def outputs_of(graph: LayerGraph, name: str, ratio_of: Callable[[ChannelGroup], float]) -> int:
+    """Return one layer's output channels as `channels_of` does, only those groups asked that they are a part of."""
+    return _left(graph, name, ratio_of, _OUTPUTS)
+
+
+def _left(graph: LayerGraph, name: str, ratio_of: Callable[[ChannelGroup], float], side: int) -> int:
     layer = graph.layers[name]
-    counts = [layer.in_channels, layer.out_channels]
+    left = (layer.in_channels, layer.out_channels)[side]
     for group, coupling in graph.couplings.get(name, ()):
-        indices_per_channel = len(coupling.indices[0]) if coupling.indices else 0
-        removed = removed_channels(group.channels, ratio_of(group)) * indices_per_channel
-        for side in _sides(layer, coupling):
-            counts[side] -= removed
-    return Channels(*counts)
+        if side in _sides(layer, coupling):
+            indices_per_channel = len(coupling.indices[0]) if coupling.indices else 0
+            left -= removed_channels(group.channels, ratio_of(group)) * indices_per_channel
+    return left
 
 
 def inputs_per_group(layer: Layer, channels: Channels) -> int:
@@ -76,10 +86,10 @@ def break_even_rank(layer: Layer, channels: Channels, kind: str = "svd") -> floa
 
 
 def _sides(layer: Layer, coupling: Coupling) -> tuple[int, ...]:
-    """Return which counts shrink, inputs (0) or outputs (1); a depthwise convolution's are the same channels."""
+    """Return which counts shrink, inputs or outputs; a depthwise convolution's are the same channels."""
     if layer.groups == layer.in_channels == layer.out_channels > 1:
-        return 0, 1
-    return (int(coupling.side == "out"),)
+        return _INPUTS, _OUTPUTS
+    return (_OUTPUTS if coupling.side == "out" else _INPUTS,)
 
 
 def _ratio(recipe: Recipe, name: str) -> float:

@@ -9,7 +9,7 @@ from gulliver.spaces.capabilities import Capabilities
 from gulliver.spaces.layer_graph import ChannelGroup, Layer, LayerGraph
 from gulliver.spaces.parts import why_not_offered
 from gulliver.spaces.recipe import CALIBRATORS, DECOMPOSITIONS, Decompose, LayerRecipe, Quantize, Recipe, Sparsify
-from gulliver.spaces.shapes import Channels, break_even_rank, channels_after, channels_of
+from gulliver.spaces.shapes import Channels, break_even_rank, channels_after, channels_of, outputs_of
 from gulliver.tasks.errors import InputError
 from optuna.trial import BaseTrial
 
@@ -280,6 +280,10 @@ class RungChoices:
     def channels(self, layer: str) -> Channels:
         """Return the layer's channel counts after removals."""
         return channels_of(self.space.graph, layer, self._ratio)
+
+    def outputs(self, layer: str) -> int:
+        """Return the layer's output channels after removals, whatever its inputs lose."""
+        return outputs_of(self.space.graph, layer, self._ratio)
 
     def _ratio(self, group: ChannelGroup) -> float:
         return self.space.ratios(group)[self._rung("sparsity", group.name)]

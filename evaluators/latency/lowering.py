@@ -213,7 +213,7 @@ class Lowering:
         if not tail or not operation.inputs:
             return tail
         if operation.layer is not None:
-            outputs = self.choices.channels(operation.layer).outputs
+            outputs = self.choices.outputs(operation.layer)
             return (*tail[:-1], outputs) if operation.kind == "linear" else (outputs, *tail[1:])
         sources = [self._tensor(name) for name in operation.inputs]
         if operation.kind == "flatten":

@@ -13,10 +13,13 @@ from gulliver.evaluators.latency.kernel import KernelCall
 from gulliver.evaluators.latency.target import LatencyModel, Target
 from gulliver.spaces.layer_graph import Operation
 from gulliver.spaces.space import Space
+from gulliver.tasks.errors import InputError
 
 Answers = tuple[tuple[str, int], ...]
 Calls = tuple[KernelCall, ...]
 CallTable = Mapping[Answers, Calls]
+# More answers for one operation take minutes and gigabytes, and grow from choice to choice.
+MOST_ANSWERS = 2**19
 
 
 class _UnknownRungError(Exception):
@@ -49,18 +52,32 @@ class _FixedRungs(Mapping[str, int]):
 
 
 def call_table(space: Space, target: Target, operation: Operation) -> CallTable:
-    """Return the operation's kernel calls for all answers to the questions that its lowering asks, as it asks them."""
+    """Return the operation's kernel calls for all answers to the questions that its lowering asks, as it asks them.
+
+    Raises InputError where there are more than MOST_ANSWERS, as in a network that joins many layers' channels again
+    and again.
+    """
     sizes = {dimension.name: dimension.rungs for dimension in space.dimensions}
     table: dict[Answers, Calls] = {}
     pending: list[Answers] = [()]
     while pending:
         answers = pending.pop()
+        if len(table) >= MOST_ANSWERS:
+            raise InputError(_too_many(operation, answers))
         lowering = target.lowering(space.graph, space.choices(_FixedRungs(answers)))
         try:
             table[answers] = tuple(lowering.calls(operation))
         except _UnknownRungError as unknown:
             pending += [(*answers, (unknown.name, rung)) for rung in range(sizes[unknown.name])]
     return table
+
+
+def _too_many(operation: Operation, answers: Answers) -> str:
+    asked = ", ".join(name for name, _ in answers)
+    return (
+        f"an operation's latency must depend on at most {MOST_ANSWERS:,} combinations of choices, but that of "
+        f"{operation.name} depends on more, of {asked}; offer fewer, as with space.max_ratio=0 or space.ranks=[]"
+    )
 
 
 def call_tables(space: Space, target: Target) -> list[CallTable]:

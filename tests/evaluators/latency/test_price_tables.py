@@ -5,6 +5,7 @@ from random import Random
 import numpy as np
 import pytest
 from gulliver.evaluators.factors import total
+from gulliver.evaluators.latency import price_tables
 from gulliver.evaluators.latency.chip_target import ChipTarget
 from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
 from gulliver.evaluators.latency.kernel import ComputeKernel, GatedMlpKernel
@@ -12,6 +13,7 @@ from gulliver.evaluators.latency.price_tables import call_table, call_tables, pr
 from gulliver.spaces.recipe import DECOMPOSITIONS
 from gulliver.spaces.space import Space, SpaceOptions
 from gulliver.spaces.trace import trace
+from gulliver.tasks.errors import InputError
 from gulliver.tasks.moe_block import MoeBlock
 
 TARGET = CpuOpenvino(batch=2)
@@ -124,3 +126,11 @@ def test_operations_that_depend_on_the_same_choices_share_a_factor(space):
     variables = [factor.variables for factor in factors]
     assert len(set(variables)) == len(variables)
     assert all(factor.table.any() for factor in factors)
+
+
+def test_an_operation_that_depends_on_too_many_choices_is_named_and_so_are_they(space, monkeypatch):
+    monkeypatch.setattr(price_tables, "MOST_ANSWERS", 4)
+    with pytest.raises(
+        InputError, match=r"at most 4 combinations .*that of stem depends on .*precision/stem.*space.max_ratio=0"
+    ):
+        call_tables(space, TARGET)
