@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 from gulliver.search.bench import Bench
 from gulliver.search.choose_finalists import Front, choose_finalists
 from gulliver.search.finalists import Exported, likely_drop, with_finetuning
@@ -40,24 +39,23 @@ class FinalistMaker:
         exported: dict[str, Exported] = {}
 
         def finish(candidate: Candidate) -> float:
-            exported[candidate.recipe.key] = made = self._export(candidate)
-            return likely_drop(made, self.baseline, budget)
+            recipe = with_finetuning(candidate.recipe, settings)
+            exported[recipe.key] = made = self.bench.export(recipe.key, recipe)
+            drop = likely_drop(made, self.baseline, budget)
+            self._say_what_it_became(candidate, made, drop <= budget.max_drop)
+            return drop
 
         choose_finalists(known, settings, budget.max_drop, finish, self._at_latency)
         return exported
 
-    def _export(self, candidate: Candidate) -> Exported:
-        recipe, budget = with_finetuning(candidate.recipe, self.settings.finalists), self.settings.budget
-        made = self.bench.export(recipe.key, recipe)
-        promising = likely_drop(made, self.baseline, budget) <= budget.max_drop
+    def _say_what_it_became(self, candidate: Candidate, made: Exported, is_promising: bool) -> None:
         self.say(
-            f"  recipe {recipe.key[:8]}: predicted {ms(candidate.scores.latency_ms)} ms, search accuracy "
+            f"  recipe {candidate.recipe.key[:8]}: predicted {ms(candidate.scores.latency_ms)} ms, search accuracy "
             f"{candidate.scores.accuracy_search:.4f} before and {made.accuracy_search:.4f} after fine-tuning, "
-            f"{'promising' if promising else 'too much lost'}"
+            f"{'promising' if is_promising else 'too much lost'}"
         )
         if made.not_exported:
             self.say(f"    not exported: {made.not_exported}")
-        return made
 
     def _at_latency(self, latency_ms: float) -> Candidate | None:
         """Return a new trial's feasible recipe of the least expected drop that takes about so long."""
@@ -69,8 +67,7 @@ class FinalistMaker:
         rungs = Proposer(guide).within(history_of(trials, guide), latency_ms * (1 + 1e-9))
         if rungs is None:
             return None
-        named = {name: int(rung) for name, rung in zip(guide.problem.names, np.asarray(rungs), strict=True)}
-        candidate = self.study.try_out(named, SOLVED_BETWEEN)
+        candidate = self.study.try_out(dict(zip(guide.problem.names, rungs.tolist(), strict=True)), SOLVED_BETWEEN)
         self.told(candidate)
         usable = candidate.scores.valid and not candidate.scores.dropped and candidate.violation <= 0
         return candidate if usable else None
