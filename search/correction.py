@@ -12,7 +12,7 @@ from itertools import product
 
 import numpy as np
 from gulliver.evaluators.factors import Costs, Rungs
-from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg import cho_factor, cho_solve, solve_triangular
 
 _CONTRAST = 4.0
 _LEAST_WEIGHT = 0.5
@@ -104,7 +104,8 @@ class Correction:
             return np.zeros(len(rungs)), np.full(len(rungs), self.variance**0.5)
         additive, near = self.likeness.covariances(encoded, self.one_hot)
         cross = self.additive_share * additive + (1 - self.additive_share) * near
-        explained = np.einsum("ij,ji->i", cross, cho_solve(self._factor, cross.T))
+        factor, lower = self._factor
+        explained = (solve_triangular(factor, cross.T, lower=lower, check_finite=False) ** 2).sum(0)
         return cross @ self._dual, np.sqrt(self.variance * np.clip(1.0 - explained, 1e-9, None))
 
     def rung_errors(self) -> list[Costs]:
