@@ -1,6 +1,6 @@
 """What one trial costs beside its scoring: python -m benchmarks.search.proposal_speed.
 
-CPU and wall-clock milliseconds, medians, on a chain of 150 groups of 4 choices (benchmarks/search/chain_problem.py):
+CPU and wall-clock milliseconds, medians and the quartiles of the first, on a chain of 150 groups of 4 choices (benchmarks/search/chain_problem.py):
 
 - propose: `Proposer.propose` after so many scored trials, half of them random and half moves of the first ladder;
 - propose and read trials: the same through Optuna's sampler, which reads all trials of a study in memory first;
@@ -14,7 +14,6 @@ CPU and wall-clock milliseconds, medians, on a chain of 150 groups of 4 choices 
 Waits for the disk are in the wall-clock time alone. Writes benchmarks/results/proposal_speed.csv.
 """
 
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -58,13 +57,15 @@ Step = Callable[[int], Any]
 
 @dataclass(frozen=True)
 class Result:
-    """One line of the table: medians of the repeats."""
+    """One line of the table: medians of the repeats, and how far a shared machine spreads them."""
 
     step: str
     variables: int
     trials: int
     repeats: int
     cpu_ms: float
+    cpu_ms_lower_quartile: float
+    cpu_ms_upper_quartile: float
     wall_ms: float
 
 
@@ -75,8 +76,7 @@ def measure(name: str, trials: int, repeats: int, step: Step) -> Result:
         wall, cpu = time.perf_counter(), time.process_time()
         step(repeat)
         times.append((time.process_time() - cpu, time.perf_counter() - wall))
-    cpu_ms, wall_ms = (round(1e3 * statistics.median(column), 3) for column in zip(*times, strict=True))
-    return Result(name, VARIABLES, trials, repeats, cpu_ms, wall_ms)
+    return summary_of(name, VARIABLES, trials, np.array(times))
 
 
 def proposing() -> Iterator[Result]:
@@ -195,8 +195,14 @@ def ask_and_tell(study: Study) -> Result:
 
 def medians(step: str, variables: int, trials: int, times: list[tuple[float, float]]) -> Result:
     """Return the medians of what passed between these times, CPU and wall-clock."""
-    cpu_ms, wall_ms = (round(1e3 * statistics.median(column), 3) for column in np.diff(times, axis=0).T.tolist())
-    return Result(step, variables, trials, len(times) - 1, cpu_ms, wall_ms)
+    return summary_of(step, variables, trials, np.diff(times, axis=0))
+
+
+def summary_of(step: str, variables: int, trials: int, times_s: Any) -> Result:
+    """Return the medians of times of shape (repeats, 2), CPU and wall-clock, with the quartiles of the first."""
+    lower, cpu_ms, upper = (1e3 * np.quantile(times_s[:, 0], (0.25, 0.5, 0.75))).round(3).tolist()
+    wall_ms = round(1e3 * float(np.median(times_s[:, 1])), 3)
+    return Result(step, variables, trials, len(times_s), cpu_ms, lower, upper, wall_ms)
 
 
 def searching(folder: Path) -> Result:
