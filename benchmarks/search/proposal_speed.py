@@ -1,6 +1,7 @@
 """What one trial costs beside its scoring: python -m benchmarks.search.proposal_speed.
 
-CPU and wall-clock milliseconds, medians and the quartiles of the first, on a chain of 150 groups of 4 choices (benchmarks/search/chain_problem.py):
+CPU and wall-clock milliseconds, medians and the quartiles of CPU time, on a chain of 150 groups of 4 choices
+(benchmarks/search/chain_problem.py):
 
 - propose: `Proposer.propose` after so many scored trials, half of them random and half moves of the first ladder;
 - propose and read trials: the same through Optuna's sampler, which reads all trials of a study in memory first;
