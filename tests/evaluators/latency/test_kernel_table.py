@@ -103,3 +103,38 @@ def test_kernels_measured_later_are_set_right_by_the_reference_kernel(tmp_path):
     table.require([other])
     assert table.seconds(other) == pytest.approx(1e-3)
     assert table.seconds(REFERENCE) == pytest.approx(1e-3)
+
+
+def disturbed_once(slow, longer):
+    """Return a stopwatch by which one kernel takes so many times as long when it is first measured."""
+    calls = []
+
+    def time_kernels(kernels):
+        calls.append(list(kernels))
+        return {it: 1e-4 * (longer if it == slow and len(calls) == 1 else 1) for it in kernels}
+
+    return time_kernels, calls
+
+
+def test_a_time_that_cannot_be_right_is_measured_again_and_the_lesser_is_kept(tmp_path):
+    narrow, wide = replace(REFERENCE, out_channels=32), replace(REFERENCE, out_channels=128)
+    time_kernels, calls = disturbed_once(narrow, longer=6)
+    table = KernelTable(tmp_path / "times.csv", time_kernels)
+    table.require([wide, narrow])
+    assert calls == [[narrow, wide], [narrow]]
+    assert table.seconds(narrow) == KernelTable(table.path, time_kernels).seconds(narrow) == 1e-4
+
+
+def test_a_time_that_stays_implausible_is_kept_and_not_measured_in_later_calls(tmp_path):
+    narrow, wide = replace(REFERENCE, out_channels=32), replace(REFERENCE, out_channels=128)
+    calls = []
+
+    def time_kernels(kernels):
+        calls.append(list(kernels))
+        return {it: 3e-4 if it == narrow else 1e-4 for it in kernels}
+
+    table = KernelTable(tmp_path / "times.csv", time_kernels)
+    table.require([narrow, wide])
+    assert (table.seconds(narrow), calls) == (3e-4, [[narrow, wide], [narrow], [narrow]])
+    table.require([narrow, wide, replace(wide, in_channels=128)])
+    assert len(calls) == 4
