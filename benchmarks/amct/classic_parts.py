@@ -147,8 +147,8 @@ def decomposition(job: Job) -> Made:
 
 
 def joint(job: Job) -> Made:
-    """Search among all that the target runs."""
-    return _search(job, SpaceOptions())
+    """Search among all that the target runs, the ranks of `decomposition` among it."""
+    return _search(job, SpaceOptions(ranks=RANKS))
 
 
 def _search(job: Job, space: SpaceOptions) -> Made:
