@@ -9,6 +9,7 @@ never rounded to buckets, so that nothing returned exceeds its budget.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from gulliver.evaluators.factors import Costs, Rungs
@@ -22,6 +23,8 @@ from numpy.typing import NDArray
 # next width is tried, with the best loss of the last, unless what was left out could save at most RELATIVE_GAP of it.
 WIDTHS = (400, 4_000, 40_000)
 RELATIVE_GAP = 1e-4
+# Cells of a step times budgets that are looked at together, which bounds the memory.
+CELLS_AT_ONCE = 2**23
 # By how much sums in another order may differ, relative to the sum of the largest magnitudes.
 ROUNDING = 1e-12
 
@@ -59,7 +62,9 @@ def dynamic_program(
     possible = sorted({budget for budget in budgets_ms if problem.latency_ms_of(fastest)[0] <= budget})
     found: dict[float, Assignment] = {}
     best = fastest
-    for bounds, rungs, dual_bound in _duals(problem, steps, np.array(possible)):
+    at_once = max(1, CELLS_AT_ONCE // max(len(step.loss) for step in steps))
+    blocks = (np.array(possible[start : start + at_once]) for start in range(0, len(possible), at_once))
+    for bounds, rungs, dual_bound in chain.from_iterable(_duals(problem, steps, block) for block in blocks):
         # What is within the last budget is within this one, which is larger.
         best, lower_bound = _improve(problem, steps, bounds, np.concatenate((best, rungs)), dual_bound)
         found[bounds.budget_ms] = Assignment(tuple(best[0].tolist()), lower_bound)
@@ -68,8 +73,6 @@ def dynamic_program(
 
 def _duals(problem: Problem, steps: Sequence[Step], budgets_ms: Costs) -> Iterator[tuple[_Bounds, Rungs, float]]:
     """Yield for each budget its bounds, a first assignment, and the lower bound."""
-    if not len(budgets_ms):
-        return
     dual = solve_dual(problem, steps, budgets_ms)
     costs = completion_costs(steps, np.ones_like(budgets_ms), dual.loss_per_ms)[1:]
     latencies = tuple(after[0] for after in completion_costs(steps, np.zeros(1), np.ones(1))[1:])

@@ -34,12 +34,19 @@ class Step:
 def elimination_order(problem: Problem) -> tuple[int, ...]:
     """Return the better of the given order and a greedy one that keeps the active variables' states few."""
     given = tuple(range(len(problem.sizes)))
-    return min(given, _greedy_order(problem), key=lambda order: (frontier_size(problem, order), _cells(problem, order)))
+    return min(
+        given, _greedy_order(problem), key=lambda order: (frontier_size(problem, order), step_cells(problem, order))
+    )
 
 
 def frontier_size(problem: Problem, order: Sequence[int]) -> int:
     """Return the most cells of any step: rungs of the active variables, multiplied by those of the decided one."""
     return max(_product(problem, scope) for scope, _ in _scopes(problem, order))
+
+
+def step_cells(problem: Problem, order: Sequence[int]) -> int:
+    """Return the cells of all steps, to which the work of a solution is proportional."""
+    return sum(_product(problem, scope) for scope, _ in _scopes(problem, order))
 
 
 def make_steps(problem: Problem, order: Sequence[int]) -> tuple[Step, ...]:
@@ -122,10 +129,6 @@ def _scopes(problem: Problem, order: Sequence[int]) -> Iterator[tuple[tuple[int,
         scope = (*active, variable)
         active = tuple(it for it in scope if not near[it] <= decided)
         yield scope, active
-
-
-def _cells(problem: Problem, order: Sequence[int]) -> int:
-    return sum(_product(problem, scope) for scope, _ in _scopes(problem, order))
 
 
 def _product(problem: Problem, variables: Sequence[int] | set[int]) -> int:

@@ -7,13 +7,13 @@ import numpy as np
 from gulliver.search.assignment import Assignment
 from gulliver.search.dead_ends import Kept, without_dead_ends
 from gulliver.search.dynamic_program import dynamic_program
-from gulliver.search.elimination import elimination_order, frontier_size
+from gulliver.search.elimination import elimination_order, step_cells
 from gulliver.search.integer_program import integer_program
 from gulliver.search.problem import Problem
 from gulliver.tasks.errors import InputError
 
-# Cells of one step up to which dynamic programming is used; its time and memory grow with them, and with the budgets.
-MAX_FRONTIER = 2**14
+# Cells of all steps up to which dynamic programming is used: some seconds a budget for the most.
+MAX_CELLS = 2**24
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def assign(problem: Problem, budgets_ms: Sequence[float]) -> tuple[Assignment | 
     _check(problem)
     problem, kept = without_dead_ends(problem)
     order = elimination_order(problem)
-    if frontier_size(problem, order) <= MAX_FRONTIER:
+    if step_cells(problem, order) <= MAX_CELLS:
         found = dynamic_program(problem, budgets_ms, order)
     else:
         found = integer_program(problem, budgets_ms)
@@ -53,12 +53,13 @@ def ladder(problem: Problem, count: int) -> tuple[float, ...]:
     # The same solver, with the roles of loss and latency swapped.
     swapped = Problem(problem.names, problem.sizes, loss=problem.latency_ms, latency_ms=problem.loss)
     fastest, best = _found(swapped, np.inf), _found(problem, np.inf)
-    fastest_best = _found(swapped, best.loss)
+    (fastest_best,) = solve(swapped, [best.loss])
+    slowest_ms = best.latency_ms if fastest_best is None else fastest_best.loss
     if fastest.loss <= 0:
         raise InputError(f"every latency must be above 0, but that of rungs {fastest.rungs} is {fastest.loss} ms")
-    budgets = np.geomspace(fastest.loss, fastest_best.loss, count)
+    budgets = np.geomspace(fastest.loss, slowest_ms, count)
     # The ends as they are summed from the tables, so that rounding leaves them possible.
-    budgets[[0, -1]] = fastest.loss, fastest_best.loss
+    budgets[[0, -1]] = fastest.loss, slowest_ms
     return tuple(budgets.tolist())
 
 

@@ -25,6 +25,13 @@ def test_any_order_gives_the_same(solved):
     check(solved, dynamic_program(solved.problem, solved.budgets_ms, (3, 0, 5, 1, 4, 2)))
 
 
+def test_budgets_solved_one_at_a_time_are_solved_alike(solved, monkeypatch):
+    order = elimination_order(solved.problem)
+    together = dynamic_program(solved.problem, solved.budgets_ms, order)
+    monkeypatch.setattr(module, "CELLS_AT_ONCE", 1)
+    assert dynamic_program(solved.problem, solved.budgets_ms, order) == together
+
+
 @pytest.fixture
 def knapsack():
     """Thirty variables whose savings and losses are nearly proportional: hard, because all mixes are nearly alike."""

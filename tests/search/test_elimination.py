@@ -3,7 +3,14 @@ import itertools
 import numpy as np
 import pytest
 from gulliver.evaluators.factors import Factor
-from gulliver.search.elimination import completion_costs, elimination_order, frontier_size, least_cost, make_steps
+from gulliver.search.elimination import (
+    completion_costs,
+    elimination_order,
+    frontier_size,
+    least_cost,
+    make_steps,
+    step_cells,
+)
 from gulliver.search.problem import Problem
 
 
@@ -18,6 +25,11 @@ def test_a_chain_in_any_order_has_two_variables_in_a_step():
     assert frontier_size(problem, (0, 2, 1, 3)) == 4 * 6
     assert frontier_size(problem, (0, 1, 2, 3)) == 3 * 4 * 5
     assert frontier_size(problem, elimination_order(problem)) == 4 * 6
+
+
+def test_the_cells_of_all_steps_are_added_up():
+    problem = tied((3, 4, 5, 6), [(0, 2), (2, 1), (3, 1)])
+    assert step_cells(problem, (0, 2, 1, 3)) == 3 + 3 * 5 + 5 * 4 + 4 * 6
 
 
 def test_a_variable_tied_to_all_others_stays_active_while_they_pass():

@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
 from gulliver.evaluators.factors import Factor
+from gulliver.search import integer_program as module
+from gulliver.search.coordinate_descent import descents
 from gulliver.search.dynamic_program import dynamic_program
 from gulliver.search.elimination import elimination_order
 from gulliver.search.integer_program import integer_program
@@ -39,3 +41,23 @@ def test_a_table_over_no_variables_is_a_constant():
     (found,) = integer_program(problem, [7.5])
     assert found.rungs == (0, 1)
     assert found.lower_bound == pytest.approx(7.0)
+
+
+def test_where_highs_finds_nothing_in_time_the_descents_are_what_is_found(solved, monkeypatch):
+    asked = []
+
+    def find_nothing(program, costs, limit_ms, time_limit_s):
+        asked.append(limit_ms)
+        return np.zeros((0, len(solved.problem.sizes)), dtype=np.intp), -np.inf
+
+    monkeypatch.setattr(module, "_minimize", find_nothing)
+    found = integer_program(solved.problem, solved.budgets_ms)
+    known = descents(solved.problem)
+    losses, latencies_ms = solved.problem.loss_of(known), solved.problem.latency_ms_of(known)
+    assert asked == [np.inf]
+    for assignment, budget in zip(found, solved.budgets_ms, strict=True):
+        within = losses[latencies_ms <= budget]
+        assert (assignment is None) == (not len(within))
+        if assignment is not None:
+            assert solved.problem.loss_of(np.array([assignment.rungs]))[0] == within.min()
+            assert assignment.lower_bound == -np.inf

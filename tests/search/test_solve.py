@@ -41,7 +41,7 @@ def test_a_boundary_that_costs_more_than_it_saves_is_not_crossed():
 
 def test_a_wide_frontier_is_left_to_the_integer_program(solved, monkeypatch):
     monkeypatch.setattr(module, "dynamic_program", None)
-    monkeypatch.setattr(module, "MAX_FRONTIER", 0)
+    monkeypatch.setattr(module, "MAX_CELLS", 0)
     found = solve(solved.problem, solved.budgets_ms[:3])
     assert [it.loss for it in found] == pytest.approx(solved.least_losses[:3], abs=1e-5)
 
@@ -60,6 +60,16 @@ def test_every_budget_of_a_ladder_has_a_solution_and_more_time_never_loses_more(
     assert losses == sorted(losses, reverse=True)
     assert losses[-1] == pytest.approx(solved.least_losses[5], abs=1e-12)
     assert all(it.latency_ms <= budget for it, budget in zip(found, budgets, strict=True))
+
+
+def test_a_ladder_ends_at_the_best_recipes_own_latency_where_no_faster_one_as_good_is_found(solved, monkeypatch):
+    exact = ladder(solved.problem, 5)
+
+    def unable_to_go_back(problem, budgets_ms):
+        return (None,) if np.isfinite(budgets_ms[0]) else solve(problem, budgets_ms)
+
+    monkeypatch.setattr(module, "solve", unable_to_go_back)
+    assert ladder(solved.problem, 5) == pytest.approx(exact)
 
 
 def test_no_solution_of_a_front_beats_another(solved):
