@@ -25,10 +25,12 @@ from gulliver.evaluators.latency.price_tables import CallTable, call_tables
 from gulliver.spaces.recipe import Recipe
 from gulliver.spaces.space import Space
 from gulliver.tasks.cache import cache_dir, write_atomically
-from scipy.optimize import nnls
+from scipy.optimize import lsq_linear
 
 _REPETITIONS = 40
 _SEED = 0
+# What the scales of int8 and of floating-point kernels may be.
+_SCALES = ((0.5, 2.0), (0.5, 2.0))
 # How fast a shared machine runs floats beside integers changes from hour to hour (docs/decisions/0003).
 _OLD_SECONDS = 1800.0
 
@@ -118,10 +120,18 @@ def measure_recipes(target: CpuOpenvino, original: Original, recipes: Sequence[R
 
 
 def fit(lowered: Sequence[Sequence[KernelCall]], measured: Sequence[float], table: KernelTable) -> Coefficients:
-    """Return the coefficients of the least mean squared relative error, none of them negative."""
+    """Return the coefficients of the least mean squared relative error, none of them negative, nor a scale far from 1.
+
+    Kernels take about as long in a network as alone: were a scale free, a wrong kernel time could make all others cost
+    nothing.
+    """
     features = np.array([list(_features(calls, table)) for calls in lowered])
     wanted = np.array(measured)
-    weights, _ = nnls(features / wanted[:, None], np.ones(len(wanted)))
+    shares = features / wanted[:, None]
+    # A kernel table's microseconds and a tensor's bytes are brought to one size, as the solver wants them.
+    sizes = np.where(shares.any(axis=0), shares.max(axis=0), 1.0)
+    bounds = np.array([*_SCALES, *[(0.0, np.inf)] * (len(sizes) - len(_SCALES))]) * sizes[:, None]
+    weights = lsq_linear(shares / sizes, np.ones(len(wanted)), bounds.T, method="bvls").x / sizes
     error = float(np.abs(features @ weights / wanted - 1).mean())
     names = ("int8_scale", "float_scale", "seconds_per_byte", "seconds_per_pass", "seconds_per_network")
     fitted = {name: float(weight) for name, weight in zip(names, weights, strict=True)}

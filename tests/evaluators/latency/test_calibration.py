@@ -79,6 +79,19 @@ def test_a_fit_to_noisy_times_is_never_negative_and_knows_its_error(table):
     assert 0.01 < fitted.mean_error < 0.2
 
 
+def test_one_wrong_kernel_time_does_not_make_all_kernels_of_its_precision_free(table, monkeypatch):
+    random = np.random.default_rng(0)
+    networks = [network(random) for _ in range(12)]
+    truth = CpuLatencyModel(table, Coefficients(**TRUE, networks=0, mean_error=0))
+    measured = [1e-3 * truth.total_ms(calls) for calls in networks]
+    kernels = [it.kernel for calls in networks[::3] for it in calls if isinstance(it.kernel, ComputeKernel)]
+    wrong = next(it for it in kernels if it.precision == "int8")
+    right = table.seconds
+    monkeypatch.setattr(table, "seconds", lambda kernel: (100 if kernel == wrong else 1) * right(kernel))
+    fitted = fit(networks, measured, table)
+    assert fitted.int8_scale == 0.5
+
+
 def test_the_model_adds_kernels_passes_and_the_network_by_hand(table):
     model = CpuLatencyModel(table, Coefficients(**TRUE, networks=0, mean_error=0))
     calls = [
