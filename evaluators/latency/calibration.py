@@ -29,6 +29,9 @@ from scipy.optimize import lsq_linear
 
 _REPETITIONS = 40
 _SEED = 0
+# Errors of fits are 1 to 5% where nothing else runs (docs/decisions/0003).
+_GOOD_FIT = 0.08
+_ADVICE = "other processes may have run beside; `gulliver calibrate again=true` measures anew"
 # What the scales of int8 and of floating-point kernels may be.
 _SCALES = ((0.5, 2.0), (0.5, 2.0))
 # How fast a shared machine runs floats beside integers changes from hour to hour (docs/decisions/0003).
@@ -57,10 +60,11 @@ class CpuLatencyModel:
 
     @property
     def basis(self) -> str:
-        """Return how many kernel times there are, and how well they were fitted to whole networks."""
+        """Return how many kernel times there are, how well they fit whole networks, and what to do where badly."""
         fitted = self.coefficients
         networks = f"fitted to {fitted.networks:.0f} measured networks with a mean error of {fitted.mean_error:.1%}"
-        return f"{len(self.table)} kernel times, {networks}"
+        poor = "" if fitted.mean_error <= _GOOD_FIT else f" (more than {_GOOD_FIT:.0%}: {_ADVICE})"
+        return f"{len(self.table)} kernel times, {networks}{poor}"
 
     def price(self, call: KernelCall) -> Price:
         """Return the call's price; what bounds a kernel that was timed is not known."""

@@ -92,6 +92,13 @@ def test_one_wrong_kernel_time_does_not_make_all_kernels_of_its_precision_free(t
     assert fitted.int8_scale == 0.5
 
 
+@pytest.mark.parametrize(("mean_error", "advises"), [(0.08, False), (0.081, True)])
+def test_a_poor_fit_says_so_and_what_to_do(table, mean_error, advises):
+    basis = CpuLatencyModel(table, Coefficients(**TRUE, networks=13, mean_error=mean_error)).basis
+    assert f"fitted to 13 measured networks with a mean error of {mean_error:.1%}" in basis
+    assert ("`gulliver calibrate again=true` measures anew" in basis) == advises
+
+
 def test_the_model_adds_kernels_passes_and_the_network_by_hand(table):
     model = CpuLatencyModel(table, Coefficients(**TRUE, networks=0, mean_error=0))
     calls = [
