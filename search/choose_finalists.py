@@ -180,5 +180,10 @@ def _next(
     left = sorted(filter(is_open, front.members), key=distance)
     if left and distance(left[0]) <= _NEAR:
         return left[0]
-    new = at_latency(aim)
-    return new if is_open(new) and front.improved_by(new) else next(iter(left), None)
+    # A recipe that is asked for may disappoint; then one to either side of it may not.
+    ends = [it.latency_ms for it in (passed, failed) if it] if passed and failed else []
+    for asked_ms in (aim, *((aim * end) ** 0.5 for end in ends)):
+        new = at_latency(asked_ms)
+        if is_open(new) and front.improved_by(new):
+            return new
+    return next(iter(left), None)

@@ -26,6 +26,8 @@ _MOVES_EACH = 40
 _BEST = 12
 _LADDER_AGAIN = 24
 _LARGEST_FIT = 160
+# What counts as about a latency, as a share of it.
+_ABOUT = 0.9
 # The share of a rung's loss that a correction leaves at least.
 _LEAST_LEFT = 0.5
 
@@ -166,12 +168,34 @@ class Proposer:
             return self._most_promising(history, random)
 
     def within(self, history: History, latency_ms: float) -> Rungs | None:
-        """Return shape (variables,): the recipe of least expected drop that is so fast, None where none is."""
-        scored, problem = history.scored, self.guide.problem
-        if len(scored.scores) >= 2 * self.exact_first:
-            problem = fit(self.guide, scored).corrected_problem(scored)
-        (solution,) = solve(problem, [latency_ms])
-        return None if solution is None else as_rungs([solution])[0]
+        """Return shape (variables,): the untried recipe of about that latency, and no more, surest to score well.
+
+        It is solved for, with what the trials taught and without, or is moved to from there and from the front: of all
+        recipes, a solution is the one whose loss is the most underestimated. None where there is none.
+        """
+        pool = self._solved_within(history, latency_ms)
+        if not len(pool):
+            return None
+        prediction, random = fit(self.guide, history), np.random.default_rng(0)
+        archive = np.concatenate([pool, self._front(history, prediction)[0]])
+        with _linear_algebra().limit(limits=1):
+            for _ in range(1 + _ROUNDS):
+                moved, _ = all_moves(self._neighbourhood, archive, _MOVES_EACH, random)
+                latencies_ms = self.guide.problem.latency_ms_of(moved)
+                is_near = (latencies_ms <= latency_ms) & (latencies_ms >= _ABOUT * latency_ms)
+                pool = np.concatenate([pool, moved[is_near]])
+                means, deviations = prediction.scores(pool)
+                pool = pool[np.argsort(deviations - means, kind="stable")]
+                archive = pool[:_BEST]
+        return history.first_untried(pool)
+
+    def _solved_within(self, history: History, latency_ms: float) -> Rungs:
+        """Return shape (recipes, variables): the recipes of least predicted loss that are so fast."""
+        problems = [self.guide.problem]
+        if len(history.scored.scores) >= 2 * self.exact_first:
+            problems.append(fit(self.guide, history.scored).corrected_problem(history.scored))
+        found = [it for problem in problems for it in solve(problem, [latency_ms]) if it is not None]
+        return as_rungs(found).reshape(len(found), len(self.guide.problem.sizes))
 
     def _from_ladder(self, history: History, index: int) -> Rungs | None:
         steps = [it for it in self.guide.ladder if it.latency_ms <= self.guide.highest_latency_ms]

@@ -101,6 +101,22 @@ def test_a_recipe_is_asked_for_where_the_front_has_none():
     assert 2 <= min(it for it in order if 0.16 / it**2 / 4 <= BAR) < 2.2
 
 
+def test_where_what_is_asked_for_disappoints_one_to_either_side_is_asked_for():
+    asked = []
+
+    def good_below_three(latency_ms):
+        asked.append(latency_ms)
+        return candidate(latency_ms, 0.16 / latency_ms**2 if latency_ms < 3 else 0.9)
+
+    # 2 ms fail, 8 ms pass, and the bar is the geometric mean of what they lost.
+    def likely_drop(made):
+        return {2: 0.02, 8: 0.005}.get(made.scores.latency_ms, BAR)
+
+    order = tried(falling((2, 8)), likely_drop, FinalistSettings(3, finetune=None), good_below_three)
+    assert order == [2, 8, pytest.approx(8**0.5)]
+    assert asked[-3:] == pytest.approx([4.0, 32**0.5, 8**0.5])
+
+
 def test_what_is_asked_for_is_no_finalist_where_the_front_is_as_good():
     poor = candidate(3.0, 0.16)
     assert tried(falling((2, 5)), lambda it: 0.0, FinalistSettings(1), lambda latency_ms: poor) == [2]
