@@ -60,6 +60,18 @@ def test_a_recipe_within_a_latency_is_the_best_that_is_expected_there(tried):
     assert problem.loss_of(rungs)[0] <= problem.loss_of(random[latencies_ms <= limit_ms]).min()
 
 
+def test_a_recipe_within_a_latency_is_about_that_fast_and_was_not_tried():
+    tried, limit_ms = (
+        random_history(20),
+        float(np.median(GUIDE.problem.latency_ms_of(random_history(2000, seed=1).rungs))),
+    )
+    for _ in range(3):
+        rungs = Proposer(GUIDE).within(tried, limit_ms)
+        assert not tried.holds(rungs[None])[0]
+        assert 0.9 * limit_ms <= GUIDE.problem.latency_ms_of(rungs[None])[0] <= limit_ms
+        tried = tried.followed_by(History(rungs[None], np.array([-np.inf])))
+
+
 def test_no_recipe_is_found_where_none_is_so_fast():
     assert Proposer(GUIDE).within(random_history(3), 1e-6) is None
 
