@@ -102,7 +102,8 @@ def limits(budget: Budget) -> dict[str, float]:
 def explanation_lines(explanation: Explanation, binding: Mapping[str, float]) -> list[str]:
     """Return the explanation in words; `binding` are the layers that bind, by what each of them holds."""
     closest, fastest, relaxation = explanation.closest, explanation.fastest_at_bar, explanation.relaxation
-    lines = [f"No finalist is within the budget on the test split: the closest loses {_costs(closest)}."]
+    chosen = f"{closest.name}, chosen on the search split, loses {_costs(closest)}"
+    lines = [f"The budget is not met on the test split: {chosen}."]
     if fastest is None:
         lines.append("No recipe that was tried meets the accuracy bar.")
     else:

@@ -92,7 +92,7 @@ def test_without_a_finalist_within_the_budget_the_closest_is_handed_over_and_wha
     assert result.binding_layers
     # Every recipe keeps the accuracy bar of 1, so that the fastest of all known says what latency to ask for.
     assert [line.split(":")[0] for line in result.explanation] == [
-        "No finalist is within the budget on the test split",
+        "The budget is not met on the test split",
         "Least latency at the accuracy bar",
         "What binds",
         "What helps most",

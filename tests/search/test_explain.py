@@ -58,7 +58,7 @@ def test_what_a_recipe_has_that_is_no_number_is_missed():
 def test_the_explanation_in_words_rounds_a_relaxed_entry_up():
     found = explain([FAST, ACCURATE, POOR], FAST, BUDGET)
     assert explanation_lines(found, {"conv1": 0.0125, "conv2": 0.004}) == [
-        "No finalist is within the budget on the test split: the closest loses 0.0210 at 2.40 ms and 5 KB.",
+        "The budget is not met on the test split: fast, chosen on the search split, loses 0.0210 at 2.40 ms and 5 KB.",
         "Least latency at the accuracy bar: accurate loses 0.0040 at 3.12 ms and 9 KB (measured).",
         "What binds: conv1 (0.0125), conv2 (0.004), by the accuracy that each wins back where it is left alone.",
         "What helps most: budget.max_latency_ms=3.13 instead of 2.5 (accurate, measured).",
