@@ -181,8 +181,8 @@ def _next(
     if left and distance(left[0]) <= _NEAR:
         return left[0]
     # A recipe that is asked for may disappoint; then one to either side of it may not.
-    ends = [it.latency_ms for it in (passed, failed) if it] if passed and failed else []
-    for asked_ms in (aim, *((aim * end) ** 0.5 for end in ends)):
+    ends_ms = (passed.latency_ms, failed.latency_ms) if passed and failed else ()
+    for asked_ms in (aim, *((aim * end_ms) ** 0.5 for end_ms in ends_ms)):
         new = at_latency(asked_ms)
         if is_open(new) and front.improved_by(new):
             return new

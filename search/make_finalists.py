@@ -58,7 +58,7 @@ class FinalistMaker:
             self.say(f"    not exported: {made.not_exported}")
 
     def _at_latency(self, latency_ms: float) -> Candidate | None:
-        """Return a new trial's feasible recipe of the least expected drop that takes about so long."""
+        """Return a new trial's feasible recipe that takes about so long and is surest to score well."""
         guide = self.study.guide
         if guide is None or self.study.queued:
             return None

@@ -173,10 +173,10 @@ class Proposer:
         It is solved for, with what the trials taught and without, or is moved to from there and from the front: of all
         recipes, a solution is the one whose loss is the most underestimated. None where there is none.
         """
-        pool = self._solved_within(history, latency_ms)
+        prediction, random = fit(self.guide, history), np.random.default_rng(0)
+        pool = self._solved_within(history, prediction, latency_ms)
         if not len(pool):
             return None
-        prediction, random = fit(self.guide, history), np.random.default_rng(0)
         archive = np.concatenate([pool, self._front(history, prediction)[0]])
         with _linear_algebra().limit(limits=1):
             for _ in range(1 + _ROUNDS):
@@ -189,11 +189,11 @@ class Proposer:
                 archive = pool[:_BEST]
         return history.first_untried(pool)
 
-    def _solved_within(self, history: History, latency_ms: float) -> Rungs:
+    def _solved_within(self, history: History, prediction: Prediction, latency_ms: float) -> Rungs:
         """Return shape (recipes, variables): the recipes of least predicted loss that are so fast."""
         problems = [self.guide.problem]
         if len(history.scored.scores) >= 2 * self.exact_first:
-            problems.append(fit(self.guide, history.scored).corrected_problem(history.scored))
+            problems.append(prediction.corrected_problem(history.scored))
         found = [it for problem in problems for it in solve(problem, [latency_ms]) if it is not None]
         return as_rungs(found).reshape(len(found), len(self.guide.problem.sizes))
 

@@ -58,10 +58,11 @@ class _TimedModel:
 
     def seconds(self) -> dict[ComputeKernel, float]:
         """Return the lower quartile of each kernel's seconds, the least where a kernel is there more than once."""
-        quartiles = [float(np.quantile(self._samples[index], _QUANTILE)) for index in range(len(self._kernels))]
-        copies = sorted(zip(quartiles, self._kernels, strict=True), reverse=True)
-        fastest = {kernel: seconds for seconds, kernel in copies}
-        return {kernel: fastest[kernel] for kernel in self._kernels}
+        fastest: dict[ComputeKernel, float] = {}
+        for index, kernel in enumerate(self._kernels):
+            seconds = float(np.quantile(self._samples[index], _QUANTILE))
+            fastest[kernel] = min(seconds, fastest.get(kernel, seconds))
+        return fastest
 
 
 def _compile(kernels: Sequence[ComputeKernel], threads: int) -> Any:

@@ -61,10 +61,8 @@ def test_a_recipe_within_a_latency_is_the_best_that_is_expected_there(tried):
 
 
 def test_a_recipe_within_a_latency_is_about_that_fast_and_was_not_tried():
-    tried, limit_ms = (
-        random_history(20),
-        float(np.median(GUIDE.problem.latency_ms_of(random_history(2000, seed=1).rungs))),
-    )
+    tried = random_history(20)
+    limit_ms = float(np.median(GUIDE.problem.latency_ms_of(random_history(2000, seed=1).rungs)))
     for _ in range(3):
         rungs = Proposer(GUIDE).within(tried, limit_ms)
         assert not tried.holds(rungs[None])[0]
