@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, geometric_mean
 
-SINGLES = ("int8", "channels", "decomposition")
+SINGLES = ("int8", "channels", "sparsity", "decomposition")
 MAX_DROP = 0.005
 FLOAT = "bfloat16"
 

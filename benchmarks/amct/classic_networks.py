@@ -1,12 +1,13 @@
 """Every method on thirteen classic networks at FashionMNIST scale: python -m benchmarks.amct.classic_networks.
 
 Parts: `int8` after training and NNCF's with the same calibration inputs; `channels`, 30% of them gone, fine-tuned;
-`decomposition`, ranks alone by the search, fine-tuned; `joint`, the search over all methods; `int4_qat`, 4-bit weights
-and activations in training. Choices are made on the calibration inputs and the search split; what counts is the test
-split. Accuracies and latencies are those of the exported networks in OpenVINO (batch 32, one thread), all of a network
-in turns in one process, medians of CPU time. This CPU has no 4-bit convolution, so `int4_qat` is simulated, and has no
-latency. Runs are kept in the cache, and only missing ones are made; latencies are measured anew. Writes
-benchmarks/results/classic_networks.csv, and what it says of each goal to classic_networks_goals.csv.
+`sparsity` and `decomposition`, channels and ranks alone by the search, fine-tuned; `joint`, the search over all
+methods; `int4_qat`, 4-bit weights and activations in training, always with the same effort. Choices are made on the
+calibration inputs and the search split; what counts is the test split. Accuracies and latencies are those of the
+exported networks in OpenVINO (batch 32, one thread), all of a network in turns in one process, medians of CPU time.
+This CPU has no 4-bit convolution, so `int4_qat` is simulated, and has no latency. Runs are kept in the cache, and only
+missing ones are made; latencies are measured anew. Writes benchmarks/results/classic_networks.csv, and what it says of
+each goal to classic_networks_goals.csv.
 """
 
 import argparse

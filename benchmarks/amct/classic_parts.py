@@ -34,6 +34,8 @@ BATCH = 32
 RATIO = 0.3
 MAX_DROP = 0.005
 TRIAL_SAMPLES = 2000
+# Whatever the other parts may spend: a step of rounded training takes five times as long as one of fine-tuning.
+QAT_EPOCHS, QAT_BATCHES = 2, 150
 RANKS = (0.75, 0.5, 0.33, 0.2)
 MODEL = "model.xml"
 CALIBRATORS = (Quantize(), Quantize(calibrator="mse", weight_scales="mse"), Quantize(calibrator="percentile"))
@@ -141,6 +143,11 @@ def removed_share(graph: LayerGraph, recipe: Recipe) -> float:
     return 1 - sum(left[name].outputs for name in names) / sum(graph.layers[name].out_channels for name in names)
 
 
+def sparsity(job: Job) -> Made:
+    """Search among the shares of channels to remove alone."""
+    return _search(job, SpaceOptions(bits=(), ranks=()))
+
+
 def decomposition(job: Job) -> Made:
     """Search among ranks alone."""
     return _search(job, SpaceOptions(bits=(), max_ratio=0.0, ranks=RANKS))
@@ -186,13 +193,14 @@ def int4_qat(job: Job) -> Made:
     eight = replace(FOUR_BITS, weight_bits=8, activation_bits=8)
     choices = {name: LayerRecipe(quantize=eight if name in (names[0], names[-1]) else FOUR_BITS) for name in names}
     before = score(job.task, compress(job.original, job.recipe(choices)), "search")
-    model = compress(job.original, job.recipe(choices, replace(job.finetune, quantization_aware=True)))
+    finetune = replace(job.finetune, epochs=QAT_EPOCHS, batches_per_epoch=QAT_BATCHES, quantization_aware=True)
+    model = compress(job.original, job.recipe(choices, finetune))
     search_accuracy, test_accuracy = (score(job.task, model, split) for split in ("search", "test"))
     return Made(f"simulated; {before:.4f} on the search split before training", search_accuracy, test_accuracy)
 
 
 PARTS: dict[str, Callable[[Job], Made]] = {
-    it.__name__: it for it in (original, int8, nncf_int8, channels, decomposition, joint, int4_qat)
+    it.__name__: it for it in (original, int8, nncf_int8, channels, sparsity, decomposition, joint, int4_qat)
 }
 EFFORTLESS = ("original", "int8", "nncf_int8")
-SEARCHED = ("decomposition", "joint")
+SEARCHED = ("sparsity", "decomposition", "joint")

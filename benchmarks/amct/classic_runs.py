@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gulliver.tasks.cache import cache_dir, write_atomically
 
-from benchmarks.amct.classic_parts import EFFORTLESS, MODEL, PARTS, SEARCHED, Effort, Job, Made
+from benchmarks.amct.classic_parts import EFFORTLESS, MODEL, PARTS, QAT_BATCHES, QAT_EPOCHS, SEARCHED, Effort, Job, Made
 from benchmarks.amct.classic_tasks import ClassicNetwork
 from benchmarks.record import commit
 
@@ -72,6 +72,8 @@ def effort_of(part: str, effort: Effort) -> str:
     """Return in words what of the effort the part depends on."""
     if part in EFFORTLESS:
         return ""
+    if part == "int4_qat":
+        return f"{QAT_EPOCHS}x{QAT_BATCHES}"
     finetuning = f"{effort.epochs}x{effort.batches}"
     return f"{finetuning}-{effort.trials}-{effort.finalists}" if part in SEARCHED else finetuning
 

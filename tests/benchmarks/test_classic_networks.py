@@ -118,6 +118,7 @@ def lines():
         line("nncf_int8", 3.0, drop=0.3),
         line("nncf_int8", 2.2, float_type="float32"),
         line("channels", 1.0, search=0.8949),
+        line("sparsity", 3.0),
         line("decomposition", 2.5, drop=0.6, share=0.5),
         line("joint", 0.8),
     ]
@@ -125,7 +126,7 @@ def lines():
 
 def test_the_best_single_method_is_the_fastest_that_loses_half_a_point_at_most_on_the_search_split(lines):
     assert best_single(by_network(lines)["net"])["part"] == "int8"
-    without = [it for it in lines if it["part"] != "int8" and it["part"] != "decomposition"]
+    without = [it for it in lines if it["part"] not in ("int8", "sparsity", "decomposition")]
     assert best_single(by_network(without)["net"])["part"] == "original"
 
 
