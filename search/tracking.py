@@ -1,7 +1,8 @@
-"""MLflow: one parent run a search, one nested run a trial. Nothing that fails here loses a trial."""
+"""MLflow: one parent run a search, one nested run a trial. Nothing that fails here loses a trial, or delays one."""
 
 import sys
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,10 @@ class TrackingSettings:
 
 @dataclass
 class Tracker:
-    """Logs a search to MLflow with batched calls; a failure is said once, and the search goes on."""
+    """Logs a search to MLflow with batched calls, in order; a failure is said once, and the search goes on.
+
+    Trials are logged while the next ones are scored. Those that a killed process has not logged yet are as it goes on.
+    """
 
     settings: TrackingSettings
     out: Path
@@ -32,6 +36,7 @@ class Tracker:
     _logged: set[int] = field(default_factory=set)
     _summary: Mapping[str, float] = field(default_factory=dict)
     _warned: bool = False
+    _writer: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "mlflow"))
 
     @property
     def uri(self) -> str:
@@ -46,10 +51,16 @@ class Tracker:
     def log_trial(self, candidate: Candidate, summary: Mapping[str, float]) -> None:
         """Log a trial as a nested run, unless it is there already, and on the parent what it changed of the search."""
         if self._parent and candidate.trial not in self._logged:
-            self._guard(lambda: self._log_trial(candidate, summary))
+            self._logged.add(candidate.trial)
+            self._writer.submit(self._guard, lambda: self._log_trial(candidate, summary))
+
+    def wait(self) -> None:
+        """Return once every trial is logged, or has failed to be."""
+        self._writer.submit(int).result()
 
     def finish(self, metrics: Mapping[str, float], artifacts: Path, names: list[str]) -> None:
         """Log the final metrics and the named files of the run directory, and end the parent run."""
+        self.wait()
         if self._parent:
             self._guard(lambda: self._finish(metrics, artifacts, names))
 
@@ -104,7 +115,6 @@ class Tracker:
         if changed:
             self._client.log_batch(self._parent, metrics=_metrics(changed, candidate.trial))
         self._summary = dict(summary)
-        self._logged.add(candidate.trial)
 
     def _finish(self, metrics: Mapping[str, float], artifacts: Path, names: list[str]) -> None:
         self._client.log_batch(self._parent, metrics=_metrics(metrics, 0))

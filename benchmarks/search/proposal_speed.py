@@ -30,7 +30,7 @@ from gulliver.evaluators.factors import Factor
 from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
 from gulliver.search.guide import Guide
 from gulliver.search.journal import Journal, Scores
-from gulliver.search.metrics import progress_of
+from gulliver.search.metrics import Progress, progress_of
 from gulliver.search.moves import Neighbourhood, all_moves
 from gulliver.search.problem import Problem
 from gulliver.search.proposer import EXACT_SOLVE, History, Proposer
@@ -53,6 +53,8 @@ TRIALS = (13, 101, 1001)
 REPEATS, STORED = 15, 20
 # What else the machine does comes and goes within a second or two.
 ALL_IN = 100
+# Of matrix products, which hold no lock. A recipe of 150 groups takes longer on a tenth of a search split.
+SCORING_S = 0.1
 Step = Callable[[int], Any]
 
 
@@ -183,6 +185,7 @@ def storing(folder: Path) -> Iterator[Result]:
 
     def log(repeat: int) -> None:
         tracker.log_trial(Candidate(repeat, recipe, scores, 0.0, "test"), summary)
+        tracker.wait()
 
     yield measure("mlflow", 0, STORED, log)
 
@@ -206,8 +209,21 @@ def summary_of(step: str, variables: int, trials: int, times_s: Any) -> Result:
     return Result(step, variables, trials, len(times_s), cpu_ms, lower, upper, wall_ms)
 
 
-def searching(folder: Path) -> Result:
-    """Return the time from one logged trial to the next, in a search that has made TRIALS[-1] of them."""
+@dataclass
+class Log:
+    """Logs trials as a search does."""
+
+    tracker: Tracker
+    progress: Progress
+
+    def add(self, candidate: Candidate) -> None:
+        """Log one trial more."""
+        self.progress = self.progress.after(candidate)
+        self.tracker.log_trial(candidate, self.progress.metrics(baseline_accuracy=1.0))
+
+
+def searching(folder: Path) -> Iterator[Result]:
+    """Yield the lines of a search that has made TRIALS[-1] trials."""
     space = make_space()
     guide = Guide(make_problem(space), tuple(range(len(space.dimensions))), 1.0, 0.5, 10.0)
     settings = SearchSettings(trials=TRIALS[-1], batch=1)
@@ -215,17 +231,51 @@ def searching(folder: Path) -> Result:
     study = open_study(folder / "study.log", space, settings, journal, score_of, lambda scores: {}, guide)
     study.run(lambda candidate: None)
     tracker.start("speed", {"trials": TRIALS[-1]})
-    progress, times = progress_of(study.candidates(), settings.objectives), []
+    log = Log(tracker, progress_of(study.candidates(), settings.objectives))
+    yield all_in(longer(study), log)
+    yield beside_scoring(longer(study), log)
+
+
+def longer(study: Study) -> Study:
+    """Return the study with ALL_IN trials to make."""
+    return replace(study, settings=replace(study.settings, trials=len(study.candidates()) + ALL_IN))
+
+
+def all_in(study: Study, log: Log) -> Result:
+    """Return the time from one logged trial to the next."""
+    trials, times = len(study.candidates()), []
 
     def told(candidate: Candidate) -> None:
-        nonlocal progress
-        progress = progress.after(candidate)
-        tracker.log_trial(candidate, progress.metrics(baseline_accuracy=1.0))
+        log.add(candidate)
+        log.tracker.wait()
         times.append((time.process_time(), time.perf_counter()))
 
-    longer = replace(settings, trials=settings.trials + ALL_IN)
-    replace(study, settings=longer).run(told)
-    return medians("trial, all in", len(space.dimensions), TRIALS[-1], times)
+    study.run(told)
+    return medians("trial, all in", len(study.space.dimensions), trials, times)
+
+
+def beside_scoring(study: Study, log: Log) -> Result:
+    """Return the time from one trial that is told to the next, less what scoring takes; CPU time of this thread."""
+    trials, times, scoring_s, matrix = len(study.candidates()), [], np.zeros(2), torch.rand(1024, 1024)
+
+    def score_slowly(recipe: Recipe) -> Scores:
+        begun_s = own_times_s()
+        while time.perf_counter() < begun_s[1] + SCORING_S:
+            matrix @ matrix
+        scoring_s[:] += own_times_s() - begun_s
+        return score_of(recipe)
+
+    def told(candidate: Candidate) -> None:
+        log.add(candidate)
+        times.append(tuple(own_times_s() - scoring_s))
+
+    replace(study, score=score_slowly).run(told)
+    return medians("trial, beside its scoring", len(study.space.dimensions), trials, times)
+
+
+def own_times_s() -> Any:
+    """Return shape (2,): this thread's CPU time, and the wall-clock's."""
+    return np.array([time.thread_time(), time.perf_counter()])
 
 
 def make_problem(space: Space) -> Problem:
@@ -261,7 +311,7 @@ def results() -> Iterator[Result]:
     with tempfile.TemporaryDirectory() as folder:
         yield from storing(Path(folder))
     with tempfile.TemporaryDirectory() as folder:
-        yield searching(Path(folder))
+        yield from searching(Path(folder))
 
 
 def main() -> None:

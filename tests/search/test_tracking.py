@@ -1,3 +1,5 @@
+from threading import Event
+
 import pytest
 from gulliver.search.journal import Scores
 from gulliver.search.study import Candidate
@@ -54,6 +56,7 @@ def test_what_a_trial_does_not_change_is_not_logged_on_the_parent_run_again(out)
     tracker.start("digits", {})
     for number, front_size in enumerate((1.0, 1.0, 2.0)):
         tracker.log_trial(candidate(number), {"front_size": front_size, "hypervolume": 0.5})
+    tracker.wait()
     client, (parent,), _ = runs(tracker, "unchanged")
     steps = {
         name: [(it.step, it.value) for it in client.get_metric_history(parent.info.run_id, name)]
@@ -67,9 +70,30 @@ def test_a_resumed_search_goes_on_with_its_parent_run_and_logs_no_trial_twice(ou
     tracker.start("digits", {"seed": 3})
     tracker.log_trial(candidate(0), {})
     tracker.log_trial(candidate(2), {})
+    tracker.wait()
     _, parents, trials = runs(tracker)
     assert len(parents) == 1
     assert sorted(run.data.tags["gulliver.trial"] for run in trials) == ["0", "1", "2"]
+
+
+def test_a_slow_store_delays_no_trial(out, monkeypatch):
+    from mlflow.tracking import MlflowClient
+
+    opened, create_run = Event(), MlflowClient.create_run
+    tracker = Tracker(TrackingSettings(experiment="slow"), out.parent / "slow")
+    tracker.start("digits", {})
+
+    def create_run_later(*arguments, **named):
+        assert opened.wait(60)
+        return create_run(*arguments, **named)
+
+    monkeypatch.setattr(MlflowClient, "create_run", create_run_later)
+    for number in range(3):
+        tracker.log_trial(candidate(number), {})
+    assert runs(tracker, "slow")[2] == []
+    opened.set()
+    tracker.wait()
+    assert sorted(run.data.tags["gulliver.trial"] for run in runs(tracker, "slow")[2]) == ["0", "1", "2"]
 
 
 def test_the_store_is_beside_the_run_directory_by_default(out):
