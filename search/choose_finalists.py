@@ -6,7 +6,7 @@ of the latency that is aimed at, one is asked for.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf, isfinite, log
 from typing import TypeGuard
 
@@ -30,6 +30,8 @@ _NEAR, _LEAST_SHARE = 0.01, 0.2
 _NEAREST, _FARTHEST, _LEAST_DROP = 1.5, 4.0, 0.1
 # In place of no drop at all, so that its logarithm exists: such a share of the largest.
 _SMALLEST_DROP = 1e-3
+# One that loses at most so many times what it may has had bad luck with the samples, perhaps.
+_BAD_LUCK = 1.5
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,30 @@ class Front:
         return float(np.exp(np.interp(logs[0], logs[1:], np.log(latencies_ms))))
 
 
+@dataclass
+class _Bar:
+    """A drop that finalists are made for, and the keys of those whose failing says nothing of faster ones."""
+
+    max_drop: float
+    unlucky: set[str] = field(default_factory=set)
+
+    def bracket(self, finished: Sequence[Finished]) -> tuple[Finished | None, Finished | None]:
+        """Return the finalists between which the next one is looked for."""
+        return bracket(self.counted(finished), self.max_drop)
+
+    def counted(self, finished: Sequence[Finished]) -> list[Finished]:
+        """Return the finalists without the unlucky ones."""
+        return [it for it in finished if it.candidate.recipe.key not in self.unlucky]
+
+    def excuse(self, finished: Sequence[Finished]) -> bool:
+        """Count the bracket's failed end as unlucky if it failed by little; return whether it did."""
+        _, failed = self.bracket(finished)
+        if failed is None or not failed.likely_drop <= _BAD_LUCK * self.max_drop:
+            return False
+        self.unlucky.add(failed.candidate.recipe.key)
+        return True
+
+
 def choose_finalists(
     front: Front, settings: FinalistSettings, max_drop: float, finish: Finish, at_latency: AtLatency
 ) -> list[Candidate]:
@@ -89,16 +115,16 @@ def choose_finalists(
 
     So many are made for `max_drop`, and for each of the other drops as many again, aimed by all that were made before.
     A bar for which no recipe is left, between the slowest that failed and the fastest that passed, leaves its finalists
-    to the bar for which these two are farthest apart.
+    to the bar for which these two are farthest apart, and looks beyond one that failed by little.
     """
     finished: list[Finished] = []
     left_over = 1.0 if settings.finetune is None else _LEFT_BY_FINETUNING
-    bars = [max_drop, *settings.other_drops]
+    bars = [_Bar(drop) for drop in (max_drop, *settings.other_drops)]
 
-    def make(bar: float) -> bool:
+    def make(bar: _Bar) -> bool:
         """Make one finalist for the bar, and return whether there was one to make."""
         nonlocal front
-        candidate = _next(front, finished, bar, bar / left_over, at_latency)
+        candidate = _next(front, finished, bar, bar.max_drop / left_over, at_latency)
         if candidate is not None:
             finished.append(Finished(candidate, front.drop(candidate), finish(candidate)))
             front = front.adding(candidate)
@@ -110,7 +136,7 @@ def choose_finalists(
                 break
     while bars and len(finished) < settings.count * (1 + len(settings.other_drops)):
         widest = max(bars, key=lambda bar: _width(front, finished, bar))
-        if not make(widest):
+        if not make(widest) and not widest.excuse(finished):
             bars.remove(widest)
     return [it.candidate for it in sorted(finished, key=lambda it: it.latency_ms)]
 
@@ -144,9 +170,9 @@ def bracket(finished: Sequence[Finished], bar: float) -> tuple[Finished | None, 
     return passed, max(failed, key=lambda it: it.latency_ms, default=None)
 
 
-def _width(front: Front, finished: Sequence[Finished], bar: float) -> float:
+def _width(front: Front, finished: Sequence[Finished], bar: _Bar) -> float:
     """Return how much slower the bracket's slow end is than its fast one; the front's ends stand for those it lacks."""
-    passed, failed = bracket(finished, bar)
+    passed, failed = bar.bracket(finished)
     fastest = failed.latency_ms if failed else front.members[0].scores.latency_ms
     slowest = passed.latency_ms if passed else front.members[-1].scores.latency_ms
     return slowest / fastest
@@ -162,9 +188,9 @@ def _share(passed_drop: float, failed_drop: float, bar: float) -> float:
 
 
 def _next(
-    front: Front, finished: Sequence[Finished], bar: float, first_drop: float, at_latency: AtLatency
+    front: Front, finished: Sequence[Finished], bar: _Bar, first_drop: float, at_latency: AtLatency
 ) -> Candidate | None:
-    aim = aimed_latency_ms(front, finished, bar, first_drop)
+    aim = aimed_latency_ms(front, bar.counted(finished), bar.max_drop, first_drop)
     done = {it.candidate.recipe.key for it in finished}
 
     def distance(candidate: Candidate) -> float:
@@ -175,7 +201,7 @@ def _next(
             return False
         return fastest < candidate.scores.latency_ms < slowest
 
-    passed, failed = bracket(finished, bar)
+    passed, failed = bar.bracket(finished)
     fastest, slowest = failed.latency_ms if failed else 0.0, passed.latency_ms if passed else inf
     left = sorted(filter(is_open, front.members), key=distance)
     if left and distance(left[0]) <= _NEAR:

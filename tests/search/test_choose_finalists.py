@@ -158,6 +158,13 @@ def test_what_a_settled_bar_leaves_over_goes_to_the_one_that_is_widest_open():
     assert {3, 2} & set(order)
 
 
+@pytest.mark.parametrize(("lost_by_3_ms", "made"), [(1.4, [3, 4, 2.5, 2]), (1.6, [3, 4])])
+def test_what_is_left_over_looks_beyond_a_finalist_that_failed_by_little(lost_by_3_ms, made):
+    lost = {4: 0.9, 3: lost_by_3_ms, 2.5: 0.95, 2: 3.0}
+    order = tried(falling((1, 2, 2.5, 3, 4)), lambda it: lost[it.scores.latency_ms] * BAR, FinalistSettings(count=5))
+    assert order == made
+
+
 def test_no_more_finalists_are_made_than_the_front_has():
     assert sorted(tried(falling((1, 2, 4)), lambda it: 0.0, FinalistSettings(count=3, other_drops=(0.005,)))) == [
         1,
