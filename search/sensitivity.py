@@ -105,8 +105,9 @@ def measure_sensitivities(
     original: Original, space: Space, settings: SensitivitySettings, method: str
 ) -> Sensitivities:
     """Return the sensitivities of all choices of the space, from the cache or measured with one of the METHODS."""
-    # Without reconstruction a choice takes a third of the time, and the trials tell how much of a loss it takes back.
-    space = replace(space, options=replace(space.options, reconstruct=False))
+    if method == "gradient":
+        # What is solved anew has no gradient; the trials tell how much of a loss reconstruction takes back.
+        space = replace(space, options=replace(space.options, reconstruct=False))
     store = _Store(_cache_path(original, settings, method))
 
     def losses(recipes: Sequence[Recipe], what: str) -> list[float]:

@@ -259,6 +259,22 @@ def test_a_direct_loss_is_the_divergence_of_the_compressed_network(original, spa
     assert list(module.METHODS["direct"](original, settings, recipes)) == pytest.approx(wanted, rel=1e-6)
 
 
+def test_removed_channels_cost_what_reconstruction_leaves_of_it_as_in_every_trial(original, space):
+    repaired = replace(space, options=replace(space.options, reconstruct=True))
+    found = measure(original, repaired, "direct", pairs=0, samples=20).losses
+    unrepaired = measure(original, space, "direct", pairs=0, samples=20).losses
+    choice = ("sparsity/stem.conv", 1)
+    inputs, outputs = first_samples(original, 20)
+    network = compress(original, repaired.decode(dict([choice])), inputs)
+    assert found[choice] == pytest.approx(mean_divergence(network, inputs, outputs, kl_divergence), rel=1e-4)
+    assert found[choice] < unrepaired[choice]
+
+
+def test_the_gradient_knows_nothing_of_reconstruction(original, space):
+    repaired = replace(space, options=replace(space.options, reconstruct=True))
+    assert measure(original, repaired, "gradient", samples=20) == measure(original, space, "gradient", samples=20)
+
+
 def test_losses_by_the_gradient_are_those_of_the_taylor_expansion(original, space):
     found = measure(original, space, "gradient", pairs=0, samples=20)
     recipes = [space.decode(dict([it])) for it in choices_of(space)]
