@@ -23,6 +23,9 @@ AtLatency = Callable[[float], Candidate | None]
 _LEFT_BY_FINETUNING = 0.5
 # Drops after fine-tuning grow as such a power of those before it.
 _POWER = 0.7
+# The latency that is asked for beyond the front's fast end, as a share of that end's.
+_BEYOND = 0.9
+_ROUNDING = 1e-9
 # A recipe of the front is near enough, and the least that is cut off of a bracket, as shares.
 _NEAR, _LEAST_SHARE = 0.01, 0.2
 # By which factor more, or less, is to be lost before fine-tuning than by the last finalist; nearer to it, luck with the
@@ -73,13 +76,15 @@ class Front:
         return Front(tuple(better), self.score)
 
     def latency_ms(self, drop: float) -> float:
-        """Return the latency at which so much is lost before fine-tuning, between the front's ends.
+        """Return the latency at which so much is lost before fine-tuning, or one a step beyond the front's fast end.
 
         Between two recipes both are interpolated on logarithmic scales.
         """
         drops = np.array([self.drop(it) for it in reversed(self.members)])
         latencies_ms = np.array([it.scores.latency_ms for it in reversed(self.members)])
-        least = _SMALLEST_DROP * max(drops.max(), drop, _SMALLEST_DROP)
+        if drop > drops.max() * (1 + _ROUNDING):
+            return float(latencies_ms.min() * _BEYOND)
+        least = _SMALLEST_DROP * max(drops.max(), _SMALLEST_DROP)
         logs = np.log(np.maximum([drop, *drops], least))
         return float(np.exp(np.interp(logs[0], logs[1:], np.log(latencies_ms))))
 
