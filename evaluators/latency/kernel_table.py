@@ -46,8 +46,9 @@ class KernelTable:
         if missing:
             self._seconds |= self._timed(missing)
             for _ in range(_DOUBTS):
-                doubtful = sorted({*implausible(self._seconds)} & {*missing})
-                again = self._timed(doubtful) if doubtful else {}
+                if not (doubtful := sorted({*implausible(self._seconds)} & {*missing})):
+                    break
+                again = self._timed(doubtful)
                 self._seconds |= {kernel: min(again[kernel], self._seconds[kernel]) for kernel in doubtful}
             _write(self.path, self._seconds)
 
