@@ -212,7 +212,7 @@ def _next(
     if left and distance(left[0]) <= _NEAR:
         return left[0]
     # A recipe that is asked for may disappoint; then one to either side of it may not.
-    ends_ms = (passed.latency_ms, failed.latency_ms) if passed and failed else ()
+    ends_ms = [it.latency_ms for it in (passed, failed) if it] if passed else []
     for asked_ms in (aim, *((aim * end_ms) ** 0.5 for end_ms in ends_ms)):
         new = at_latency(asked_ms)
         if is_open(new) and front.improved_by(new):

@@ -94,6 +94,14 @@ def test_a_recipe_is_asked_for_where_the_front_has_none():
     assert tried(falling((1, 2)), lambda it: 0.0, FinalistSettings(count=3), at_latency) == [2, 1, 0.9]
 
 
+def test_where_nothing_is_a_tenth_faster_one_is_asked_for_halfway_there():
+    def at_latency(latency_ms):
+        return candidate(latency_ms, 0.16 / latency_ms**2) if latency_ms > 0.9 else None
+
+    order = tried(falling((1, 2)), lambda it: 0.0, FinalistSettings(count=3), at_latency)
+    assert order == [2, 1, pytest.approx(0.9**0.5)]
+
+
 def test_where_what_is_asked_for_disappoints_one_to_either_side_is_asked_for():
     asked = []
 
