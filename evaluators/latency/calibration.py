@@ -34,6 +34,9 @@ _GOOD_FIT = 0.08
 _ADVICE = "other processes may have run beside; `gulliver calibrate again=true` measures anew"
 # What the scales of int8 and of floating-point kernels may be.
 _SCALES = ((0.5, 2.0), (0.5, 2.0))
+# What every inference costs beside its operators, at most: 40 to 160 us where nothing else ran, or such a share of the
+# fastest network, whose inputs may be large. More of it would hide how much compressing saves.
+_MOST_SECONDS_PER_NETWORK, _MOST_OF_A_NETWORK = 2e-4, 0.1
 # How fast a shared machine runs floats beside integers changes from hour to hour (docs/decisions/0003).
 _OLD_SECONDS = 1800.0
 
@@ -126,15 +129,16 @@ def measure_recipes(target: CpuOpenvino, original: Original, recipes: Sequence[R
 def fit(lowered: Sequence[Sequence[KernelCall]], measured: Sequence[float], table: KernelTable) -> Coefficients:
     """Return the coefficients of the least mean squared relative error, none of them negative, nor a scale far from 1.
 
-    Kernels take about as long in a network as alone: were a scale free, a wrong kernel time could make all others cost
-    nothing.
+    Kernels take about as long in a network as alone, and an inference about as long as its kernels: were these free, a
+    wrong kernel time could make all others cost nothing.
     """
     features = np.array([list(_features(calls, table)) for calls in lowered])
     wanted = np.array(measured)
     shares = features / wanted[:, None]
     # A kernel table's microseconds and a tensor's bytes are brought to one size, as the solver wants them.
     sizes = np.where(shares.any(axis=0), shares.max(axis=0), 1.0)
-    bounds = np.array([*_SCALES, *[(0.0, np.inf)] * (len(sizes) - len(_SCALES))]) * sizes[:, None]
+    per_network_s = max(_MOST_SECONDS_PER_NETWORK, _MOST_OF_A_NETWORK * wanted.min())
+    bounds = np.array([*_SCALES, (0.0, np.inf), (0.0, np.inf), (0.0, per_network_s)]) * sizes[:, None]
     weights = lsq_linear(shares / sizes, np.ones(len(wanted)), bounds.T, method="bvls").x / sizes
     error = float(np.abs(features @ weights / wanted - 1).mean())
     names = ("int8_scale", "float_scale", "seconds_per_byte", "seconds_per_pass", "seconds_per_network")

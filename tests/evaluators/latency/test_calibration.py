@@ -92,6 +92,17 @@ def test_one_wrong_kernel_time_does_not_make_all_kernels_of_its_precision_free(t
     assert fitted.int8_scale == 0.5
 
 
+def test_what_a_busy_machine_adds_to_every_inference_is_not_taken_for_the_networks_own(table):
+    random = np.random.default_rng(0)
+    networks = [network(random) for _ in range(12)]
+    truth = CpuLatencyModel(table, Coefficients(**TRUE, networks=0, mean_error=0))
+    busy = [1e-3 * truth.total_ms(calls) + 1e-3 for calls in networks]
+    assert fit(networks, busy, table).seconds_per_network == pytest.approx(2e-4)
+    assert fit(networks, [it + 1e-2 for it in busy], table).seconds_per_network == pytest.approx(
+        0.1 * (min(busy) + 1e-2)
+    )
+
+
 @pytest.mark.parametrize(("mean_error", "advises"), [(0.08, False), (0.081, True)])
 def test_a_poor_fit_says_so_and_what_to_do(table, mean_error, advises):
     basis = CpuLatencyModel(table, Coefficients(**TRUE, networks=13, mean_error=mean_error)).basis
