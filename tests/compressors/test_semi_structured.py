@@ -15,17 +15,26 @@ FOURS = Sparsify(0.5, "2:4")
 
 
 @pytest.mark.parametrize(
-    ("layer", "shape"),
+    ("make_layer", "shape"),
     [
-        (nn.Linear(16, 5), (64, 16)),
-        (nn.Conv2d(8, 6, 3, padding=1), (8, 8, 6, 6)),
-        (nn.Conv2d(8, 6, 3, 2, groups=2), (8, 8, 7, 7)),
-        (nn.Conv1d(8, 6, 3, dilation=2), (16, 8, 12)),
+        (lambda: nn.Linear(16, 5), (64, 16)),
+        (lambda: nn.Conv2d(8, 6, 3, padding=1), (8, 8, 6, 6)),
+        (lambda: nn.Conv2d(8, 6, 3, 2, groups=2), (8, 8, 7, 7)),
+        (lambda: nn.Conv1d(8, 6, 3, dilation=2), (16, 8, 12)),
     ],
+    ids=["linear", "conv2d", "grouped", "conv1d"],
 )
-def test_two_of_every_four_input_channels_are_zero_and_outputs_stay_near(layer, shape):
+def test_two_of_every_four_input_channels_are_zero_and_outputs_stay_near(make_layer, shape):
+    # Weights are chosen one after the other, so that a single random layer may come out worse than by magnitude.
+    errors = [errors_of_fours(make_layer, shape, seed) for seed in range(8)]
+    assert sum(solved for solved, _ in errors) < 0.9 * sum(by_magnitude for _, by_magnitude in errors)
+
+
+def errors_of_fours(make_layer, shape, seed):
+    """Return the squared errors of a layer's outputs with two of every four inputs, solved and by magnitude."""
+    torch.manual_seed(seed)
+    layer, inputs = make_layer(), torch.randn(shape) + 1
     network = nn.Sequential(copy.deepcopy(layer))
-    inputs = torch.randn(shape, generator=torch.Generator().manual_seed(0)) + 1
     sparsify_in_fours(network, Recipe({"0": LayerRecipe(FOURS)}), [(inputs,)])
     weight = network[0].weight.detach().flatten(2) if network[0].weight.dim() > 2 else network[0].weight[..., None]
     fours = weight.reshape(len(weight), -1, 4, weight.shape[-1])
@@ -35,7 +44,7 @@ def test_two_of_every_four_input_channels_are_zero_and_outputs_stay_near(layer, 
         whole = layer.weight.reshape(len(weight), -1, 4, weight.shape[-1])
         threshold = whole.abs().topk(2, 2).values[:, :, -1:]
         by_magnitude.weight.copy_(whole.masked_fill(whole.abs() < threshold, 0).reshape(layer.weight.shape))
-        assert (network(inputs) - wanted).square().sum() < (by_magnitude(inputs) - wanted).square().sum()
+        return [float((it(inputs) - wanted).square().sum()) for it in (network, by_magnitude)]
 
 
 def test_channels_that_do_not_come_in_fours_are_refused_by_name():
