@@ -4,6 +4,7 @@ from functools import cached_property
 import pytest
 import torch
 from gulliver.compressors.compress import read_original
+from gulliver.spaces.recipe import LayerRecipe, Quantize, Recipe
 from torch import nn
 
 
@@ -126,3 +127,46 @@ def originals():
 def images_of():
     """Return a function of a count and a seed that gives fresh images."""
     return images
+
+
+class NetworkTask:
+    """A task of a network, with inputs of its own seeds."""
+
+    def __init__(self, network):
+        torch.manual_seed(0)
+        self.name, self.model = type(network).__name__, network
+        for _ in range(2):
+            network(torch.randn(16, 3, 12, 12))
+        network.eval()
+        self.example_inputs = (torch.zeros(1, 3, 12, 12),)
+
+    def calibration(self):
+        return [(torch.randn(8, 3, 12, 12, generator=torch.Generator().manual_seed(seed)),) for seed in (2, 3)]
+
+
+@pytest.fixture(scope="session")
+def network_task():
+    """Return a function of a network that gives a task of it."""
+    return NetworkTask
+
+
+@pytest.fixture(scope="session")
+def outputs():
+    """Return a function of a network and its inputs that gives what it returns."""
+
+    def call(network, *inputs, **named):
+        with torch.inference_mode():
+            given = network(*inputs, **named)
+        return given["logits"] if isinstance(given, dict) else given
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def precisions():
+    """Return a function of an original and bits that gives the recipe with these in all layers."""
+
+    def recipe(original, bits=(8, 8)):
+        return Recipe({name: LayerRecipe(quantize=Quantize(*bits)) for name in original.graph.layers})
+
+    return recipe

@@ -15,7 +15,6 @@ from gulliver.spaces.recipe import (
     CALIBRATORS,
     DECOMPOSITIONS,
     Decompose,
-    Finetune,
     FoundFor,
     LayerRecipe,
     Quantize,
@@ -24,8 +23,7 @@ from gulliver.spaces.recipe import (
 )
 from gulliver.spaces.space import Space, SpaceOptions
 from gulliver.tasks.errors import InputError
-from torch import fx, nn
-from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+from torch import nn
 from torch.overrides import TorchFunctionMode
 
 BITS = ((8, 8), (4, 8), (8, 5))
@@ -70,96 +68,9 @@ class Sequences(nn.Module):
         return self.linear(torch.stack([first, self.conv2(first) + offset], 0).amax(-1).sum(0))
 
 
-class CalledTwice(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.stem, self.conv = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1)
-
-    def forward(self, images):
-        return self.conv(torch.relu(self.conv(self.stem(images)))).mean((2, 3))
-
-
-class WritesWhatIsRead(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.stem, self.conv = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1)
-
-    def forward(self, images):
-        features = self.stem(images)
-        return (self.conv(torch.relu_(features)) + features).mean((2, 3))
-
-
-class NormTwice(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv, self.first, self.second = nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.BatchNorm2d(8)
-
-    def forward(self, images):
-        return self.second(self.first(self.conv(images))).mean((2, 3))
-
-
-class OwnConvolution(nn.Conv2d):
-    def forward(self, images):
-        return 2 * super().forward(images)
-
-
-class NoStatistics(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv, self.norm = nn.Conv2d(3, 8, 1), nn.InstanceNorm2d(8)
-        self.join = nn.BatchNorm2d(8, track_running_stats=False)
-
-    def forward(self, images):
-        return self.norm(self.join(torch.relu(self.conv(images)))).mean((2, 3))
-
-
-class CountsChannels(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv, self.linear = nn.Conv2d(3, 8, 1), nn.Linear(8, 5)
-
-    def forward(self, images):
-        features = torch.relu(self.conv(images)).view(-1, self.linear.in_features, 144)
-        return self.linear(features.mean(-1))
-
-
-class ReadsWeights(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv, self.linear = nn.Conv2d(3, 8, 1), nn.Linear(8, 8)
-
-    def forward(self, images):
-        features = self.linear(torch.relu(self.conv(images)).mean((2, 3)))
-        return nn.functional.linear(features, self.linear.weight)
-
-
-REFUSED = {
-    CountsChannels: "its calls depend on how many channels its layers have",
-    CalledTwice: "conv is called 2 times",
-    WritesWhatIsRead: "relu_ writes in place",
-    NormTwice: "second is folded into what is itself folded",
-    NoStatistics: "join keeps no statistics",
-}
-
-
-class NetworkTask:
-    """A task of a network, with inputs of its own seeds."""
-
-    def __init__(self, network):
-        torch.manual_seed(0)
-        self.name, self.model = type(network).__name__, network
-        for _ in range(2):
-            network(torch.randn(16, 3, 12, 12))
-        network.eval()
-        self.example_inputs = (torch.zeros(1, 3, 12, 12),)
-
-    def calibration(self):
-        return [(torch.randn(8, 3, 12, 12, generator=torch.Generator().manual_seed(seed)),) for seed in (2, 3)]
-
-
 @pytest.fixture(scope="module")
-def originals_of_all(originals):
-    return originals | {cls.__name__.lower(): read_original(NetworkTask(cls())) for cls in (Activations, Sequences)}
+def originals_of_all(originals, network_task):
+    return originals | {cls.__name__.lower(): read_original(network_task(cls())) for cls in (Activations, Sequences)}
 
 
 def space_of(original):
@@ -180,16 +91,6 @@ def random_recipes(original, count, seed=0):
         kept = {name: rung for name, rung in rungs.items() if number % 5 or name.startswith("precision")}
         recipes.append(space.decode(kept))
     return recipes
-
-
-def outputs(network, *inputs, **named):
-    with torch.inference_mode():
-        given = network(*inputs, **named)
-    return given["logits"] if isinstance(given, dict) else given
-
-
-def precisions(original, bits=(8, 8)):
-    return Recipe({name: LayerRecipe(quantize=Quantize(*bits)) for name in original.graph.layers})
 
 
 class Calls(TorchFunctionMode):
@@ -215,7 +116,7 @@ ALL = ["convolutions", "residual", "concatenation", "activations", "sequences"]
 
 @pytest.mark.parametrize("memory_bytes", [LARGE, SMALL, 0])
 @pytest.mark.parametrize("name", ALL)
-def test_outputs_are_those_of_compress_to_the_last_bit(name, memory_bytes, originals_of_all, images_of):
+def test_outputs_are_those_of_compress_to_the_last_bit(name, memory_bytes, originals_of_all, images_of, outputs):
     original = originals_of_all[name]
     candidates = Candidates(original, memory_bytes)
     inputs = images_of(5, seed=8)
@@ -240,7 +141,7 @@ def test_the_recipes_that_are_compared_choose_from_everything(originals_of_all):
     assert {it.decompose.kind for it in chosen if it.decompose and not it.quantize} == set(DECOMPOSITIONS)
 
 
-def test_networks_stay_what_they_are_when_others_are_made(originals, images_of):
+def test_networks_stay_what_they_are_when_others_are_made(originals, images_of, outputs):
     original = originals["residual"]
     candidates, inputs = Candidates(original), images_of(4, seed=9)
     recipes = random_recipes(original, 6, seed=1)
@@ -289,7 +190,7 @@ def test_a_layer_is_decomposed_once_for_each_choice_of_its_channels(originals, m
     assert len(decompositions) == 3
 
 
-def test_precisions_are_changed_without_any_calibration(originals):
+def test_precisions_are_changed_without_any_calibration(originals, precisions):
     original = originals["convolutions"]
     candidates = Candidates(original, LARGE)
     # The network's four convolutions on each of two calibration batches, for the ranges only.
@@ -301,7 +202,7 @@ def test_precisions_are_changed_without_any_calibration(originals):
     assert convolutions_of(candidates, Recipe(thinned)) == 0
 
 
-def test_calibrators_are_changed_without_any_forward_pass(originals, monkeypatch):
+def test_calibrators_are_changed_without_any_forward_pass(originals, monkeypatch, precisions):
     original, counted = originals["convolutions"], []
     monkeypatch.setattr(
         Histogram, "add", lambda self, values, add=Histogram.add: counted.append(1) or add(self, values)
@@ -315,7 +216,9 @@ def test_calibrators_are_changed_without_any_forward_pass(originals, monkeypatch
 
 
 @pytest.mark.parametrize("first", CALIBRATORS)
-def test_of_the_readers_of_a_tensor_the_first_with_the_most_bits_chooses_its_calibrator(first, originals, images_of):
+def test_of_the_readers_of_a_tensor_the_first_with_the_most_bits_chooses_its_calibrator(
+    first, originals, images_of, outputs, precisions
+):
     original, inputs = originals["residual"], images_of(5, seed=8)
     candidates, layers = Candidates(original), dict(precisions(original).layers)
     # Both read what block1 gives.
@@ -342,7 +245,9 @@ def test_calibration_begins_where_the_recipe_first_differs(originals):
     assert convolutions_of(candidates, Recipe(layers)) == 2 * 6
 
 
-def test_a_shared_prefix_gives_what_each_network_gives_and_runs_only_what_differs(originals, images_of):
+def test_a_shared_prefix_gives_what_each_network_gives_and_runs_only_what_differs(
+    originals, images_of, outputs, precisions
+):
     original = originals["residual"]
     candidates, inputs = Candidates(original, LARGE), images_of(4, seed=7)
     shared = SharedPrefix(inputs)
@@ -360,101 +265,7 @@ def test_a_shared_prefix_gives_what_each_network_gives_and_runs_only_what_differ
         assert calls.convolutions == runs
 
 
-@pytest.mark.parametrize("network", REFUSED)
-def test_a_network_that_cannot_be_put_together_is_compressed(network, images_of):
-    original = read_original(NetworkTask(network()))
-    candidates, recipe = Candidates(original), precisions(original)
-    assert candidates.refusal(recipe) == REFUSED[network]
-    compressed, inputs = candidates.network(recipe), images_of(4, seed=6)
-    assert isinstance(compressed, fx.GraphModule)
-    assert torch.equal(outputs(compressed, inputs), outputs(compress(original, recipe), inputs))
-
-
-def test_a_layer_that_does_or_gives_more_than_its_kind_is_compressed():
-    class Own(nn.Module):
-        def __init__(self, conv):
-            super().__init__()
-            self.conv, self.linear = conv, nn.Linear(8, 5)
-
-        def forward(self, images):
-            return self.linear(self.conv(images).mean((2, 3)))
-
-    derived, hooked = Own(nn.Conv2d(3, 8, 1)), Own(nn.Conv2d(3, 8, 1))
-    derived.linear = NonDynamicallyQuantizableLinear(8, 5)
-    hooked.conv.register_forward_hook(lambda module, inputs, output: 2 * output)
-    for network, reason in (
-        (Own(OwnConvolution(3, 8, 1)), "conv is not called as one module"),
-        (derived, "linear is a NonDynamicallyQuantizableLinear, which may do more than the layer that it derives from"),
-        (hooked, "conv has hooks"),
-        (ReadsWeights(), "linear.weight is read beside its module"),
-    ):
-        original = read_original(NetworkTask(network))
-        assert Candidates(original).refusal(precisions(original)) == reason
-
-
-def test_a_recipe_that_is_finetuned_is_compressed(originals):
-    original = originals["residual"]
-    recipe = Recipe(precisions(original).layers, Finetune(1))
-    candidates = Candidates(original)
-    assert candidates.refusal(recipe) == "the recipe is fine-tuned"
-    with pytest.raises(InputError, match=r"must have `training\(epoch\)`"):
-        candidates.network(recipe)
-
-
-# Each with a layer where it makes a difference.
-SPECIAL = (
-    ("pointwise", Sparsify(0.5, criterion="taylor")),
-    ("strided", Sparsify(0.5, reconstruct=True)),
-    ("pointwise", Sparsify(0.5, "2:4")),
-    ("dilated", Decompose(4, "tucker2", 3)),
-    ("dilated", Decompose(4, data_aware=True)),
-    ("strided", Quantize(symmetric=False)),
-    ("dilated", Quantize(weight_scales="mse")),
-    ("linear1", Quantize(group_size=16)),
-    ("dilated", Quantize(rounding="gptq")),
-    ("dilated", Quantize(equalize=True)),
-    ("dilated", Quantize(correct_bias=True)),
-)
-
-
-@pytest.mark.parametrize(("name", "choice"), SPECIAL, ids=str)
-def test_a_recipe_that_is_not_plain_is_compressed(name, choice, originals, images_of):
-    original = originals["convolutions"]
-    candidates, slot = Candidates(original), type(choice).__name__.lower()
-    layers = dict(precisions(original, (8, 6)).layers)
-    plain = Recipe(layers | {name: LayerRecipe(**{slot: type(choice)(next(iter(vars(choice).values())))})})
-    recipe = Recipe(layers | {name: LayerRecipe(**{slot: choice})})
-    assert candidates.refusal(plain) is None
-    words = f"{name} asks for more than a ratio, a rank of a kind and bits with a calibrator"
-    assert candidates.refusal(recipe) == f"{words}: {choice}"
-    network, inputs = candidates.network(recipe), images_of(4, seed=3)
-    assert isinstance(network, fx.GraphModule)
-    assert torch.equal(outputs(network, inputs), outputs(compress(original, recipe), inputs))
-    assert not torch.equal(outputs(network, inputs), outputs(candidates.network(plain), inputs))
-
-
-class Pooled(nn.Module):
-    """A layer that reads values, and one that reads the largest of them."""
-
-    def __init__(self):
-        super().__init__()
-        self.first, self.fine, self.coarse = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, 2), nn.Conv2d(8, 8, 1)
-
-    def forward(self, images):
-        values = self.first(images)
-        return self.fine(values) + self.coarse(nn.functional.max_pool2d(values, 3, 2))
-
-
-def test_where_pooled_values_share_a_calibrated_range_with_others_a_recipe_is_compressed():
-    original = read_original(NetworkTask(Pooled()))
-    candidates = Candidates(original)
-    assert candidates.refusal(precisions(original, (8, 8))) is None
-    recipe = precisions(original, (8, 8, "mse"))
-    assert "may share a calibrated range" in candidates.refusal(recipe)
-    assert isinstance(candidates.network(recipe), fx.GraphModule)
-
-
-def test_a_recipe_that_does_not_fit_is_refused_as_compress_refuses_it(originals):
+def test_a_recipe_that_does_not_fit_is_refused_as_compress_refuses_it(originals, precisions):
     original = originals["convolutions"]
     layers = dict(precisions(original).layers)
     for recipe in (
@@ -468,7 +279,7 @@ def test_a_recipe_that_does_not_fit_is_refused_as_compress_refuses_it(originals)
         assert str(given.value) == str(wanted.value)
 
 
-def test_inputs_are_taken_by_position_or_by_name_or_left_out(originals_of_all, images_of):
+def test_inputs_are_taken_by_position_or_by_name_or_left_out(originals_of_all, images_of, outputs):
     original = originals_of_all["sequences"]
     recipe, inputs = random_recipes(original, 1)[0], images_of(3, seed=5)
     network, wanted = Candidates(original).network(recipe), compress(original, recipe)
