@@ -19,7 +19,7 @@ from gulliver.compressors.sparsify import Ranking, rank_channels, removed_indice
 from gulliver.compressors.unstructured import sparsify_anywhere
 from gulliver.spaces.layer_graph import LayerGraph
 from gulliver.spaces.network_identity import check_names, check_recipe, network_hash
-from gulliver.spaces.recipe import Finetune, Recipe
+from gulliver.spaces.recipe import SGD, Finetune, Recipe
 from gulliver.spaces.trace import trace
 from gulliver.tasks.protocol import Task
 from torch import Tensor, fx, nn
@@ -131,7 +131,7 @@ def learn_rounding(
 ) -> fx.GraphModule:
     """Train a quantized network in place, the steps between its levels with its weights."""
     # Without batch norms, which are folded, a network bears a tenth of the learning rate.
-    slower = replace(settings, learning_rate=settings.learning_rate / 10)
+    slower = replace(settings, learning_rate=settings.learning_rate / 10, optimizer=SGD)
     with learned_steps(quantized):
         finetune(quantized, task, slower, "quantization-aware training", half=False, checkpoint=checkpoint)
     return quantized

@@ -10,16 +10,17 @@ from typing import Any
 
 import torch
 from gulliver.compressors.distillation import Distance, Lesson, last_layer, mean_distance, reading
-from gulliver.spaces.recipe import Finetune
+from gulliver.compressors.optimizers import Optimizer, muon_step
+from gulliver.spaces.recipe import MUON, Finetune
 from gulliver.tasks.cache import write_atomically
 from gulliver.tasks.errors import InputError
 from gulliver.tasks.protocol import Inputs, Task, TrainingTask
 from torch import Tensor, nn
 from tqdm import tqdm
 
-_MOMENTUM = 0.9
-_WEIGHT_DECAY = 1e-4
 _SEED = 0
+# Batches that tell how far a student is from the original.
+_LOOKED_AT = 4
 
 
 @dataclass(frozen=True)
@@ -38,19 +39,12 @@ class Recovery:
 
 
 class _Learner:
-    """A student with its optimizer and its learning rate's schedule; weights that are zero stay zero."""
+    """A student with its optimizer; weights that are zero stay zero."""
 
-    def __init__(self, student: nn.Module, steps: int, learning_rate: float) -> None:
+    def __init__(self, student: nn.Module, steps: int, learning_rate: float, share: float | None = None) -> None:
         self.student = student
         _lay_out(student.train(), torch.channels_last)
-        self.optimizer = torch.optim.SGD(
-            student.parameters(), learning_rate, _MOMENTUM, weight_decay=_WEIGHT_DECAY, nesterov=True
-        )
-        total = max(steps, 3)
-        # A tenth of the steps to rise, but two at least: OneCycleLR divides by zero where a phase has a single step.
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer, learning_rate, total, pct_start=max(0.1, 2 / total)
-        )
+        self.optimizer = Optimizer(student, steps, learning_rate, share)
         weights = [it for it in student.parameters() if it.dim() > 1]
         self._zeros = [(it, it.detach() != 0) for it in weights if (it == 0).any()]
 
@@ -58,23 +52,17 @@ class _Learner:
         """Take one step a lesson."""
         with torch.enable_grad():
             for lesson in lessons:
-                loss = distance(self.student, lesson)
-                self.optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                self.optimizer.step()
-                self.schedule.step()
+                self.optimizer.step(distance(self.student, lesson))
                 self._restore_zeros()
 
     def state(self) -> dict[str, Any]:
         """Return all that going on needs, as plain tensors and numbers."""
-        parts: dict[str, Any] = {"student": self.student, "optimizer": self.optimizer, "schedule": self.schedule}
-        return {name: copy.deepcopy(part.state_dict()) for name, part in parts.items()}
+        return copy.deepcopy({"student": self.student.state_dict(), "optimizer": self.optimizer.state()})
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on from such a state."""
         self.student.load_state_dict(state["student"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
+        self.optimizer.load(state["optimizer"])
 
     def finish(self) -> nn.Module:
         """Return the student in evaluation mode."""
@@ -113,11 +101,12 @@ def finetune(
     """
     if not isinstance(task, TrainingTask):
         raise InputError(f"the task {task.name} must have `training(epoch)` for its networks to be fine-tuned")
-    batches = sum(1 for _ in itertools.islice(task.training(0), settings.batches_per_epoch))
     layer = last_layer(task.model) if settings.feature_weight else None
     distance = Distance(settings.temperature, half and _is_faster_in_half(task.model), layer, settings.feature_weight)
     with torch.random.fork_rng(devices=[]):
-        learner = _Learner(student, settings.epochs * batches, settings.learning_rate)
+        batches, to_go = _look_ahead(student, task, settings, distance)
+        share = muon_step(settings.learning_rate, to_go) if settings.optimizer == MUON else None
+        learner = _Learner(student, settings.epochs * batches, settings.learning_rate, share)
         reached = _resume(learner, settings, checkpoint)
         with tqdm(None, progress, settings.epochs * batches, leave=False, unit="step", mininterval=0.5) as shown:
             shown.update(reached.epoch * batches)
@@ -130,6 +119,14 @@ def finetune(
         if reached.best_student is not None:
             student.load_state_dict(reached.best_student)
         return learner.finish()
+
+
+def _look_ahead(student: nn.Module, task: TrainingTask, settings: Finetune, distance: Distance) -> tuple[int, float]:
+    """Return how many batches an epoch has, and the student's mean distance on the first of them."""
+    batches = itertools.islice(task.training(0), settings.batches_per_epoch)
+    first = list(itertools.islice(batches, _LOOKED_AT))
+    to_go = mean_distance(student, _lessons(task, first, distance.features_layer), distance) if first else 0.0
+    return len(first) + sum(1 for _ in batches), to_go
 
 
 def recover(student: nn.Module, inputs: Sequence[Inputs], outputs: Sequence[Tensor], settings: Recovery) -> nn.Module:

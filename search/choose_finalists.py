@@ -33,6 +33,8 @@ _NEAR, _LEAST_SHARE = 0.01, 0.2
 _NEAREST, _FARTHEST, _LEAST_DROP = 1.5, 4.0, 0.1
 # In place of no drop at all, so that its logarithm exists: such a share of the largest.
 _SMALLEST_DROP = 1e-3
+# The share of the smallest drop that one finalist is made for, so that bad luck on the test split leaves one within it.
+_SURE = 0.5
 # One that loses at most so many times what it may has had bad luck with the samples, perhaps.
 _BAD_LUCK = 1.5
 
@@ -119,12 +121,15 @@ def choose_finalists(
     """Return the finalists, fastest first; each is made before the next one is chosen.
 
     So many are made for `max_drop`, and for each of the other drops as many again, aimed by all that were made before.
-    A bar for which no recipe is left, between the slowest that failed and the fastest that passed, leaves its finalists
-    to the bar for which these two are farthest apart, and looks beyond one that failed by little.
+    One of those for the smallest drop is for half of it, unless another one loses as little. A bar for which no recipe
+    is left, between the slowest that failed and the fastest that passed, leaves its finalists to the bar for which
+    these two are farthest apart, and looks beyond one that failed by little.
     """
     finished: list[Finished] = []
     left_over = 1.0 if settings.finetune is None else _LEFT_BY_FINETUNING
     bars = [_Bar(drop) for drop in (max_drop, *settings.other_drops)]
+    strictest = min(bars, key=lambda bar: bar.max_drop)
+    sure = _Bar(_SURE * strictest.max_drop)
 
     def make(bar: _Bar) -> bool:
         """Make one finalist for the bar, and return whether there was one to make."""
@@ -136,9 +141,12 @@ def choose_finalists(
         return candidate is not None
 
     for bar in bars:
-        for _ in range(settings.count):
+        for _ in range(max(settings.count - (bar is strictest), 1)):
             if not make(bar):
                 break
+    if settings.count > 1:
+        is_sure = any(it.likely_drop <= sure.max_drop for it in finished)
+        make(strictest if is_sure else sure)
     while bars and len(finished) < settings.count * (1 + len(settings.other_drops)):
         widest = max(bars, key=lambda bar: _width(front, finished, bar))
         if not make(widest) and not widest.excuse(finished):

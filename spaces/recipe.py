@@ -25,6 +25,9 @@ GROUP_SIZES = range(1, 1 << 31)
 # Fields that are younger than the first recipes: left out of keys and files at their defaults, so that those stay.
 _YOUNGER = {"younger": True}
 
+# What fine-tuning takes its steps with.
+MUON, SGD = "muon", "sgd"
+
 
 @dataclass(frozen=True)
 class Sparsify:
@@ -98,16 +101,17 @@ class LayerRecipe:
 class Finetune:
     """Learn from the original network for some epochs after the layers are thinned, before they are quantized.
 
-    `batches_per_epoch` ends an epoch early; None takes all of the task's batches. If `quantization_aware`, a quantized
-    network learns for as many epochs once more, its steps with its weights. `feature_weight` is the weight of what the
-    last layer reads. With a `patience`, learning ends after so many epochs that came no nearer to the original on the
-    calibration inputs, and the nearest epoch's network is taken.
+    `batches_per_epoch` ends an epoch early; None takes all of the task's batches. The `optimizer` is `muon` or `sgd`.
+    If `quantization_aware`, a quantized network learns for as many epochs once more, its steps with its weights.
+    `feature_weight` is the weight of what the last layer reads. With a `patience`, learning ends after so many epochs
+    that came no nearer to the original on the calibration inputs, and the nearest epoch's network is taken.
     """
 
     epochs: int
     learning_rate: float = 0.15
     temperature: float = 4.0
     batches_per_epoch: int | None = None
+    optimizer: str = MUON
     quantization_aware: bool = field(default=False, metadata=_YOUNGER)
     feature_weight: float = field(default=0.0, metadata=_YOUNGER)
     patience: int | None = field(default=None, metadata=_YOUNGER)
@@ -289,6 +293,9 @@ def check_finetune(finetune: Finetune | None) -> None:
     weight = finetune.feature_weight
     if not _is_number(weight) or not 0 <= weight < float("inf"):
         raise InputError(f"`0 <= feature_weight < inf` must hold, but finetune has feature_weight={weight!r}")
+    rule, holds = _one_of("optimizer", (MUON, SGD))
+    if not holds(finetune.optimizer):
+        raise InputError(f"{rule}, but finetune has optimizer={finetune.optimizer!r}")
     for key in ("learning_rate", "temperature"):
         value = getattr(finetune, key)
         if not _is_number(value) or not 0 < value < float("inf"):

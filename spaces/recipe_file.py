@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 from gulliver.spaces.recipe import (
+    SGD,
     Decompose,
     Finetune,
     FoundFor,
@@ -66,9 +67,13 @@ def from_document(document: object) -> Recipe:
     if not isinstance(layers, dict) or not layers:
         raise InputError("`layers` must map every layer's name to its choice")
     choices = {str(name): _layer(str(name), entry) for name, entry in layers.items()}
-    finetune = document.get("finetune")
-    settings = None if finetune is None else _choice("finetune", Finetune, finetune)
-    return Recipe(choices, settings, _found_for(document))
+    return Recipe(choices, _finetune(document.get("finetune")), _found_for(document))
+
+
+def _finetune(entry: object) -> Finetune | None:
+    # Files from before there was a choice are of what was done then.
+    entry = {"optimizer": SGD} | entry if isinstance(entry, dict) else entry
+    return None if entry is None else _choice("finetune", Finetune, entry)
 
 
 def _layer(name: str, entry: object) -> LayerRecipe:

@@ -199,7 +199,7 @@ def test_a_checkpoint_runs_no_code(task, tmp_path, capfd):
 
 def test_learning_stops_when_it_comes_no_nearer_and_the_nearest_network_is_taken(task, capfd, monkeypatch):
     task.calibration = lambda: []
-    distances, students = iter([5.0, 3.0, 4.0, 3.5, 1.0]), []
+    distances, students = iter([7.0, 5.0, 3.0, 4.0, 3.5, 1.0]), []
 
     def scripted(student, lessons, distance):
         students.append(copy.deepcopy(student.state_dict()))
@@ -208,7 +208,7 @@ def test_learning_stops_when_it_comes_no_nearer_and_the_nearest_network_is_taken
     monkeypatch.setattr("gulliver.compressors.finetune.mean_distance", scripted)
     student = finetune(student_of(task), task, Finetune(5, 0.05, patience=2))
     assert task.epochs == [0, 0, 1, 2, 3]  # the second is the nearest, and two more were no nearer
-    assert all(torch.equal(students[1][name], value) for name, value in student.state_dict().items())
+    assert all(torch.equal(students[2][name], value) for name, value in student.state_dict().items())
 
 
 def test_features_are_learned_where_they_have_a_weight(task, capfd):

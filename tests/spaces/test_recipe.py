@@ -187,6 +187,7 @@ def test_the_ends_of_every_range_are_allowed(choice):
             Finetune(1, feature_weight=-1),
             "`0 <= feature_weight < inf` must hold, but finetune has feature_weight=-1",
         ),
+        (Finetune(1, optimizer="adam"), "`optimizer` must be 'muon' or 'sgd', but finetune has optimizer='adam'"),
         (Finetune(1, 0.0), "`0 < learning_rate < inf` must hold, but finetune has learning_rate=0.0"),
         (Finetune(1, float("inf")), "`0 < learning_rate < inf` must hold, but finetune has learning_rate=inf"),
         (Finetune(1, 0.1, -1), "`0 < temperature < inf` must hold, but finetune has temperature=-1"),

@@ -101,6 +101,7 @@ def test_the_file_is_sorted_versioned_and_short(tmp_path):
         "finetune:\n"
         "  epochs: 2\n"
         "  learning_rate: 0.05\n"
+        "  optimizer: muon\n"
         "  temperature: 4.0\n"
         "layers:\n"
         "  body:\n"
@@ -116,6 +117,12 @@ def test_the_file_is_sorted_versioned_and_short(tmp_path):
         "  stem:\n"
         "    fallback: the search chose bfloat16\n"
     )
+
+
+def test_a_file_from_before_there_was_a_choice_of_optimizers_is_of_gradient_descent(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("gulliver_recipe: 1\nlayers: {a: {}}\nfinetune: {epochs: 2}\n")
+    assert read_recipe(path).finetune == Finetune(2, optimizer="sgd")
 
 
 def test_a_failing_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
