@@ -1,21 +1,18 @@
 """What to try next, given what was tried: solve exactly, look around the best, take what promises to add the most."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import islice, product
-from typing import Any
 
 import numpy as np
-from gulliver.evaluators.factors import Costs, Factor, Rungs
-from gulliver.search.correction import Correction, fit_correction
+from gulliver.evaluators.factors import Costs, Rungs
 from gulliver.search.guide import Guide, as_rungs
+from gulliver.search.history import History
 from gulliver.search.improvement import expected_improvement
-from gulliver.search.loss_link import LossLink, fit_loss_link
 from gulliver.search.moves import Neighbourhood, all_moves
-from gulliver.search.problem import Problem
+from gulliver.search.prediction import Prediction, fit
 from gulliver.search.solve import Solution, pareto, solve
-from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
 EXACT_SOLVE = "exact solve"
@@ -25,125 +22,8 @@ _ROUNDS = 2
 _MOVES_EACH = 40
 _BEST = 12
 _LADDER_AGAIN = 24
-_LARGEST_FIT = 160
 # What counts as about a latency, as a share of it.
 _ABOUT = 0.9
-# The share of a rung's loss that a correction leaves at least.
-_LEAST_LEFT = 0.5
-
-
-@dataclass(frozen=True, eq=False)
-class History:
-    """Recipes that were tried: rungs of shape (recipes, variables) and scores of shape (recipes,).
-
-    A score is NaN where it is not known yet, and minus infinity where there is none, because the trial failed.
-    """
-
-    rungs: Rungs
-    scores: Costs
-
-    @cached_property
-    def scored(self) -> "History":
-        """Return the recipes whose scores are known."""
-        known = np.isfinite(self.scores)
-        return self if known.all() else History(self.rungs[known], self.scores[known])
-
-    def holds(self, rungs: Rungs) -> NDArray[np.bool_]:
-        """Return shape (recipes,): which of these were tried."""
-        tried = set(self.keys)
-        return np.array([key in tried for key in keys_of(rungs)], dtype=bool)
-
-    def first_untried(self, rungs: Rungs) -> Rungs | None:
-        """Return shape (variables,): the first of these that was not tried, None where all were."""
-        return next(iter(rungs[~self.holds(rungs)]), None)
-
-    @cached_property
-    def keys(self) -> Sequence[bytes]:
-        """What tells each recipe from all others."""
-        return keys_of(self.rungs)
-
-    def followed_by(self, others: "History") -> "History":
-        """Return the recipes of both, these first."""
-        if not len(others.scores):
-            return self
-        return History(np.concatenate([self.rungs, others.rungs]), np.concatenate([self.scores, others.scores]))
-
-    def last(self, count: int) -> "History":
-        """Return the recipes that were tried last."""
-        return History(self.rungs[-count:], self.scores[-count:])
-
-    def first(self, count: int) -> "History":
-        """Return the recipes that were tried first."""
-        return History(self.rungs[:count], self.scores[:count])
-
-
-def keys_of(rungs: Rungs) -> list[bytes]:
-    """Return the bytes of each of the recipes, as short as rungs of any number can be told apart by."""
-    short = np.ascontiguousarray(rungs, dtype=np.uint32)
-    row: Any = np.dtype((np.void, short.shape[1] * short.itemsize))
-    keys: list[bytes] = short.view(row).ravel().tolist()
-    return keys
-
-
-@dataclass(frozen=True, eq=False)
-class Prediction:
-    """The fitted link and correction: what score a recipe will have, and how sure that is."""
-
-    guide: Guide
-    link: LossLink
-    correction: Correction
-
-    def scores(self, rungs: Rungs) -> tuple[Costs, Costs]:
-        """Return the mean and the standard deviation, both of shape (recipes,), of the scores."""
-        drops = self.drops(rungs)
-        errors, deviations = self.correction.predict(rungs)
-        unit = relative_unit(drops, self.link)
-        return self.guide.original_score - drops - unit * errors, unit * deviations
-
-    def drops(self, rungs: Rungs) -> Costs:
-        """Return shape (recipes,): the drops that the predicted losses alone suggest."""
-        return self.link.drop(self.link.loss(self.guide.losses_by_method(rungs)))
-
-    def weighted_problem(self) -> Problem:
-        """Return the problem with its losses weighted by method."""
-        problem, guide = self.guide.problem, self.guide
-        weighted = (Factor(it.variables, self.link.weight(guide.methods_of(it)) * it.table) for it in problem.loss)
-        return replace(problem, loss=tuple(weighted))
-
-    def corrected_problem(self, history: History) -> Problem:
-        """Return the problem with its losses weighted by method, and each rung's moved by how far off it is.
-
-        A drop grows as loss ** power, so that a relative error e of a drop is one of e / power of its loss. In a recipe
-        e is the sum of its rungs' errors over its norm: each rung's loss is off by its error * loss / (norm * power),
-        where loss / norm is that of the trials.
-        """
-        problem, guide = self.weighted_problem(), self.guide
-        norms = self.correction.likeness.norms(self.correction.likeness.one_hot(history.rungs))
-        losses = self.link.loss(guide.losses_by_method(history.rungs))
-        scale = float(losses.sum() / norms.sum()) / self.link.power
-        moved = [
-            Factor((variable,), np.maximum(scale * errors, (_LEAST_LEFT - 1) * self.link.weight((method,)) * own))
-            for variable, (errors, method, own) in enumerate(
-                zip(self.correction.rung_errors(), guide.methods, guide.rung_losses, strict=True)
-            )
-        ]
-        return Problem(problem.names, problem.sizes, (*problem.loss, *moved), problem.latency_ms)
-
-
-def relative_unit(drops: Costs, link: LossLink) -> Costs:
-    """Return what a relative error of 1 means in score: the drop itself, and a little for drops near none."""
-    return drops + 0.01 * link.range
-
-
-def fit(guide: Guide, history: History) -> Prediction:
-    """Return what the scored recipes teach."""
-    recent = history.scored.last(_LARGEST_FIT)
-    losses = guide.losses_by_method(recent.rungs)
-    typical = max(guide.ladder[len(guide.ladder) // 2].loss, 1e-12)
-    link = fit_loss_link(losses, recent.scores, guide.original_score, guide.lowest_score, typical)
-    drops = link.drop(link.loss(losses))
-    errors = (guide.original_score - recent.scores - drops) / relative_unit(drops, link)
-    return Prediction(guide, link, fit_correction(guide.likeness, recent.rungs, errors))
 
 
 @dataclass(frozen=True, eq=False)

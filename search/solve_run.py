@@ -9,8 +9,9 @@ from gulliver.compressors.compress import Original, read_original
 from gulliver.evaluators.latency.price_tables import call_tables, price
 from gulliver.evaluators.latency.target import Target
 from gulliver.search.guide import Guide, as_rungs
+from gulliver.search.history import History
 from gulliver.search.make_guide import make_guide
-from gulliver.search.proposer import History, Prediction, fit
+from gulliver.search.prediction import Prediction, fit
 from gulliver.search.record import read_trials
 from gulliver.search.sensitivity import Sensitivities
 from gulliver.search.sensitivity_report import read_sensitivities

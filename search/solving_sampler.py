@@ -9,7 +9,8 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import optuna
 from gulliver.search.guide import Guide
-from gulliver.search.proposer import EXACT_SOLVE, History, Proposer
+from gulliver.search.history import History
+from gulliver.search.proposer import EXACT_SOLVE, Proposer
 from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 

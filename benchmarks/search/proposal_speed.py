@@ -29,11 +29,12 @@ import torch
 from gulliver.evaluators.factors import Factor
 from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
 from gulliver.search.guide import Guide
+from gulliver.search.history import History
 from gulliver.search.journal import Journal, Scores
 from gulliver.search.metrics import Progress, progress_of
 from gulliver.search.moves import Neighbourhood, all_moves
 from gulliver.search.problem import Problem
-from gulliver.search.proposer import EXACT_SOLVE, History, Proposer
+from gulliver.search.proposer import EXACT_SOLVE, Proposer
 from gulliver.search.samplers import Random
 from gulliver.search.settings import SearchSettings
 from gulliver.search.solving_sampler import PROPOSED_BY, SolvingSampler
