@@ -9,7 +9,7 @@ from gulliver.compressors.compress import Original, compress, is_thinned
 from gulliver.compressors.finetune import Recovery
 from gulliver.spaces.recipe import Recipe
 from gulliver.tasks.errors import InputError
-from gulliver.tasks.protocol import MetricTask, ScoredTask, Split, Task
+from gulliver.tasks.protocol import ExpectingTask, MetricTask, ScoredTask, Split, Task
 from torch import Tensor, nn
 
 
@@ -60,6 +60,17 @@ def sample_scores(task: Task, model: nn.Module, split: Split, start: int = 0, st
     assert isinstance(task, ScoredTask)
     with torch.inference_mode():
         return task.scores(model, split, start, split_size(task, split) if stop is None else stop).double()
+
+
+def expected_scores(task: Task, model: nn.Module, split: Split) -> Tensor | None:
+    """Return shape (samples,): the model's scores on the split, the luck of labels aside; None where no one can tell.
+
+    Raises InputError for an empty split.
+    """
+    if not isinstance(task, ExpectingTask):
+        return None
+    with torch.inference_mode():
+        return task.expected_scores(model, split, 0, split_size(task, split)).double()
 
 
 def split_size(task: ScoredTask, split: Split, samples: int | None = None) -> int:

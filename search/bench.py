@@ -9,7 +9,7 @@ from typing import Protocol
 
 from gulliver.compressors.compress import Original, compress
 from gulliver.compressors.export import save_openvino, to_openvino
-from gulliver.evaluators.accuracy import paired_standard_error, sample_scores, score
+from gulliver.evaluators.accuracy import expected_scores, paired_standard_error, sample_scores, score
 from gulliver.evaluators.latency.runtime import Runtime
 from gulliver.evaluators.latency.target import LatencyModel, Target
 from gulliver.evaluators.size import Size
@@ -65,7 +65,16 @@ class Examiner:
         }
         low, high = drop_interval(before["test"], after["test"]) or (None, None)
         error = paired_standard_error(after["search"], before["search"])
-        return {**means, "drop_standard_error": error, "drop_test_low": low, "drop_test_high": high}
+        expected = {"expected_drop": self._expected_drop(module)}
+        return {**means, **expected, "drop_standard_error": error, "drop_test_low": low, "drop_test_high": high}
+
+    def _expected_drop(self, module: nn.Module) -> float | None:
+        after = expected_scores(self.original.task, module, "search")
+        return None if after is None or self._expected is None else float((self._expected - after).mean())
+
+    @cached_property
+    def _expected(self) -> Tensor | None:
+        return expected_scores(self.original.task, self.original.task.model, "search")
 
     @cached_property
     def _original_scores(self) -> dict[Split, Tensor | None]:

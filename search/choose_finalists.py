@@ -34,7 +34,7 @@ _NEAREST, _FARTHEST, _LEAST_DROP = 1.5, 4.0, 0.1
 # In place of no drop at all, so that its logarithm exists: such a share of the largest.
 _SMALLEST_DROP = 1e-3
 # The share of the smallest drop that one finalist is made for, so that bad luck on the test split leaves one within it.
-_SURE = 0.5
+_SURE = 0.75
 # One that loses at most so many times what it may has had bad luck with the samples, perhaps.
 _BAD_LUCK = 1.5
 
@@ -121,9 +121,9 @@ def choose_finalists(
     """Return the finalists, fastest first; each is made before the next one is chosen.
 
     So many are made for `max_drop`, and for each of the other drops as many again, aimed by all that were made before.
-    One of those for the smallest drop is for half of it, unless another one loses as little. A bar for which no recipe
-    is left, between the slowest that failed and the fastest that passed, leaves its finalists to the bar for which
-    these two are farthest apart, and looks beyond one that failed by little.
+    One of those for the smallest drop is for three quarters of it, unless another one loses as little. A bar for which
+    no recipe is left, between the slowest that failed and the fastest that passed, leaves its finalists to the bar for
+    which these two are farthest apart, and looks beyond one that failed by little.
     """
     finished: list[Finished] = []
     left_over = 1.0 if settings.finetune is None else _LEFT_BY_FINETUNING

@@ -23,6 +23,8 @@ class Exported:
     On a modelled target they are of the simulated network, `modelled_latency_ms` is not None, and `path` may be: then
     `not_exported` says why.
     `drop_standard_error` is that of the accuracy lost on the search split, sample by sample against the original;
+    `expected_drop` is what is lost there if the original's calibrated confidence draws the labels, None where the task
+    does not tell;
     `drop_test_low` and `drop_test_high` are the 95% bootstrap interval of what is lost on the test split, None where
     the metric is no mean of samples.
     """
@@ -33,6 +35,7 @@ class Exported:
     size_bytes: int
     float_type: str
     drop_standard_error: float
+    expected_drop: float | None = None
     drop_test_low: float | None = None
     drop_test_high: float | None = None
     modelled_latency_ms: float | None = None
@@ -99,13 +102,14 @@ def with_finetuning(recipe: Recipe, settings: FinalistSettings) -> Recipe:
 def likely_drop(exported: Exported, baseline: Exported, budget: Budget) -> float:
     """Return what a finalist is likely to lose at most on the test split, from the search split alone.
 
-    It is the drop on the search split plus one standard error: the test split's drop is as likely above the search
-    split's as below it, and a recipe picked for a small one has more often had luck. One that is too large is of no use
-    at any drop.
+    It is the drop that is expected, or else that on the search split, plus one standard error: the test split's drop is
+    as likely above it as below, and a recipe picked for a small one has more often had luck. One that is too large is
+    of no use at any drop.
     """
     if exported.size_bytes > (budget.max_size_bytes or float("inf")):
         return float("inf")
-    return baseline.accuracy_search - exported.accuracy_search + exported.drop_standard_error
+    seen = baseline.accuracy_search - exported.accuracy_search
+    return (seen if exported.expected_drop is None else exported.expected_drop) + exported.drop_standard_error
 
 
 def within_budget(measured: Measured, baseline: Measured, budget: Budget) -> bool:

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 from gulliver.tasks.cache import cache_dir, write_atomically
+from gulliver.tasks.calibration import calibrated_temperature
 from gulliver.tasks.errors import InputError
 from gulliver.tasks.labelled_images import ImageSplits, LabelledImages, Normalization
 from gulliver.tasks.protocol import Inputs, Split
@@ -58,7 +59,7 @@ class SampleCounts:
 
 
 class ImageClassification(ABC):
-    """A ScoredTask and a TrainingTask: a network trained on first use, scored by its share of right answers."""
+    """An ExpectingTask and a TrainingTask: a network trained on first use, scored by its share of right answers."""
 
     name: str
     architecture: Blueprint
@@ -122,16 +123,45 @@ class ImageClassification(ABC):
 
     def scores(self, model: nn.Module, split: Split, start: int, stop: int) -> Tensor:
         """Return shape (stop - start,): 1.0 where the largest logit is the label's; raises InputError off the split."""
+        data = self._slice_of(split, start, stop)
+        return (self._logits(model, data).argmax(1) == data.labels).float()
+
+    def expected_scores(self, model: nn.Module, split: Split, start: int, stop: int) -> Tensor:
+        """Return shape (stop - start,): how likely each answer is right, by the original's calibrated confidence.
+
+        Raises InputError off the split.
+        """
+        answers = self._logits(model, self._slice_of(split, start, stop)).argmax(1)
+        return self._confidence(split)[start:stop].gather(1, answers[:, None])[:, 0]
+
+    def _confidence(self, split: Split) -> Tensor:
+        """Return shape (samples, classes): the original's calibrated probabilities."""
+        if split not in self._confidences:
+            logits = self._logits(self.model, self._samples_of(split))
+            self._confidences[split] = (logits / self._temperature).softmax(1)
+        return self._confidences[split]
+
+    @cached_property
+    def _confidences(self) -> dict[Split, Tensor]:
+        """What is kept by `_confidence`."""
+        return {}
+
+    @cached_property
+    def _temperature(self) -> float:
+        data = self._samples_of("search")
+        return calibrated_temperature(self._logits(self.model, data), data.labels)
+
+    def _logits(self, model: nn.Module, data: LabelledImages) -> Tensor:
+        pieces = (data[first : first + SCORING_BATCH_SIZE] for first in range(0, len(data), SCORING_BATCH_SIZE))
+        with torch.inference_mode():
+            found = [model(self.normalization(piece.images)) for piece in pieces]
+        return torch.cat(found) if found else torch.zeros(0, 1)
+
+    def _slice_of(self, split: Split, start: int, stop: int) -> LabelledImages:
         data = self._samples_of(split)
         if not 0 <= start <= stop <= len(data):
             raise InputError(f"scores: need 0 <= start <= stop <= {len(data)} on {split}, got {start} and {stop}")
-        scores = torch.zeros(stop - start)
-        with torch.inference_mode():
-            for first in range(start, stop, SCORING_BATCH_SIZE):
-                batch = data[first : min(first + SCORING_BATCH_SIZE, stop)]
-                right = model(self.normalization(batch.images)).argmax(1) == batch.labels
-                scores[first - start : first - start + len(batch)] = right.float()
-        return scores
+        return data[start:stop]
 
     def _samples_of(self, split: Split) -> LabelledImages:
         if split == "search":

@@ -43,6 +43,18 @@ class ScoredTask(Task, Protocol):
 
 
 @runtime_checkable
+class ExpectingTask(ScoredTask, Protocol):
+    """A scored task whose original network also tells what scores are to be expected, the luck of labels aside.
+
+    What a network loses of them on one split is much nearer to what it will lose on another than what it loses of its
+    scores: where the original happened to be right more often than it was sure of being, all others lose that luck.
+    """
+
+    def expected_scores(self, model: nn.Module, split: Split, start: int, stop: int) -> Tensor:
+        """Return shape (stop - start,): each sample's score if the original's calibrated confidence drew its label."""
+
+
+@runtime_checkable
 class MetricTask(Task, Protocol):
     """A task whose metric is one number of the whole split, higher being better; it is not raced."""
 

@@ -67,6 +67,10 @@ class SeededTask:
         """The task's own scores."""
         return self.task.scores(model, split, start, stop)
 
+    def expected_scores(self, model: nn.Module, split: Split, start: int, stop: int) -> Tensor:
+        """The task's own expectation."""
+        return self.task.expected_scores(model, split, start, stop)
+
 
 @dataclass(frozen=True)
 class Job:

@@ -5,7 +5,7 @@ import torch
 from gulliver.compressors.candidates import Candidates
 from gulliver.compressors.compress import compress, read_original
 from gulliver.compressors.finetune import Recovery
-from gulliver.evaluators.accuracy import Accuracy, score
+from gulliver.evaluators.accuracy import Accuracy, expected_scores, score
 from gulliver.spaces.recipe import Decompose, LayerRecipe, Quantize, Recipe, Sparsify
 from gulliver.tasks.digits_cnn import DigitsCNN
 from gulliver.tasks.errors import InputError
@@ -26,6 +26,14 @@ class Scores:
         return self.given[start:stop]
 
     model, example_inputs, calibration = None, (), list
+
+
+class Expecting(Scores):
+    """A task that also tells what scores are to be expected."""
+
+    def expected_scores(self, model, split, start, stop):
+        assert not torch.is_grad_enabled()
+        return 1 - self.given[start:stop]
 
 
 class Metric:
@@ -134,3 +142,9 @@ def test_candidates_of_another_original_are_refused(digits, digits_original):
         InputError, match=r"^the candidates must be of the original that is scored, but are of another$"
     ):
         Accuracy(digits_original, candidates=Candidates(read_original(digits)))
+
+
+def test_expected_scores_are_none_where_the_task_does_not_tell():
+    assert expected_scores(Expecting([0.0, 0.25]), None, "search").tolist() == [1.0, 0.75]
+    assert expected_scores(Scores([0.0, 1.0]), None, "search") is None
+    assert expected_scores(Metric(), None, "search") is None

@@ -41,6 +41,19 @@ def test_a_modelled_network_has_simulated_scores_and_modelled_costs(original, in
     assert known["recipe"].drop_test_low <= 1 - known["recipe"].accuracy_test <= known["recipe"].drop_test_high
 
 
+def test_what_is_expected_to_be_lost_is_known_where_the_task_tells(original, int8, tmp_path):
+    assert make_bench(original, CHIP, tmp_path / "silent").export("recipe", int8).expected_drop is None
+
+    class Telling(MoeBlock):
+        def expected_scores(self, model, split, start, stop):
+            assert split == "search"
+            return torch.full((stop - start,), 0.9 if model is self.model else 0.7)
+
+    telling = read_original(Telling(width=16, hidden=16, samples=3))
+    made = make_bench(telling, CHIP, tmp_path / "telling").export("recipe", int8)
+    assert made.expected_drop == pytest.approx(0.2)
+
+
 def test_what_was_made_is_read_again(original, int8, tmp_path, monkeypatch):
     made = make_bench(original, CHIP, tmp_path).export("recipe", int8)
     monkeypatch.setattr(bench, "compress", None)

@@ -146,10 +146,10 @@ def test_for_another_drop_the_aim_is_that_of_all_finalists_before():
 
 
 @pytest.mark.parametrize("other_drops", [(), (0.04,)])
-def test_one_finalist_is_made_for_half_of_the_smallest_drop(other_drops):
-    # 3 ms lose 0.71 points, 2 ms 1.6; within half a point is what takes 4 ms or more.
+def test_one_finalist_is_made_for_three_quarters_of_the_smallest_drop(other_drops):
+    # 3 ms lose 0.89 points, 2 ms 2; within three quarters of a point is what takes 4 ms or more.
     settings = FinalistSettings(3, other_drops=other_drops)
-    order = tried(falling(), lambda it: (0.9 - it.scores.accuracy_search) * 0.4, settings)
+    order = tried(falling(), lambda it: (0.9 - it.scores.accuracy_search) * 0.5, settings)
     assert order[:2] == [3, 2]
     assert [it for it in order if it > 3] == [4]
 

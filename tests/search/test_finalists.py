@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from gulliver.search.finalists import (
     Exported,
@@ -68,6 +70,11 @@ def test_a_likely_drop_has_a_standard_error_to_spare_and_is_infinite_for_what_is
     assert likely_drop(exported(0.913, standard_error=0.0029), original, budget) == pytest.approx(0.0099)
     assert likely_drop(exported(0.913, standard_error=0.0031), original, budget) == pytest.approx(0.0101)
     assert likely_drop(exported(0.92), original, Budget(max_size_bytes=999)) == float("inf")
+
+
+def test_a_likely_drop_is_the_expected_one_where_the_task_tells():
+    lucky = replace(exported(0.92, standard_error=0.002), expected_drop=0.005)
+    assert likely_drop(lucky, exported(0.92), Budget()) == pytest.approx(0.007)
 
 
 def test_the_fastest_within_a_drop_is_none_where_no_finalist_is_likely_to_lose_so_little():

@@ -3,7 +3,7 @@ import torch
 from gulliver.tasks import image_classification
 from gulliver.tasks.digits_cnn import DigitsCNN
 from gulliver.tasks.errors import InputError
-from gulliver.tasks.protocol import MetricTask, ScoredTask, TrainingTask
+from gulliver.tasks.protocol import MetricTask, TrainingTask
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def pixels(images):
 
 
 def test_it_satisfies_the_protocols(task):
-    assert isinstance(task, ScoredTask)
+    assert isinstance(task, ExpectingTask)
     assert isinstance(task, TrainingTask)
     assert not isinstance(task, MetricTask)
     assert task.name == "digits_cnn"
@@ -172,6 +172,20 @@ def test_scores_are_one_where_the_label_is_the_largest_logit(task):
     assert task.scores(perfect, "test", 0, 400).tolist() == [1.0] * 400
     always_three = task.scores(lambda images: torch.eye(10)[3].expand(len(images), 10), "test", 0, 400)
     assert torch.equal(always_three, (labels == 3).float())
+
+
+def test_expected_scores_are_how_likely_the_original_holds_an_answer(task):
+    own = task.expected_scores(task.model, "search", 0, 400)
+    # Calibrated there: as likely as it is right, up to luck of a standard error of 0.5 points.
+    assert own.mean().item() == pytest.approx(task.scores(task.model, "search", 0, 400).mean().item(), abs=0.015)
+    tens = torch.stack([_always(task, digit) for digit in range(10)])
+    assert torch.allclose(tens.sum(0), torch.ones(400))
+    assert torch.equal(tens.max(0).values, own)
+    assert torch.equal(task.expected_scores(task.model, "search", 130, 400), own[130:])
+
+
+def _always(task, digit):
+    return task.expected_scores(lambda images: torch.eye(10)[digit].expand(len(images), 10), "search", 0, 400)
 
 
 def test_search_samples_shorten_the_search_split_only():
