@@ -3,7 +3,7 @@ import torch
 from gulliver.tasks import image_classification
 from gulliver.tasks.digits_cnn import DigitsCNN
 from gulliver.tasks.errors import InputError
-from gulliver.tasks.protocol import MetricTask, TrainingTask
+from gulliver.tasks.protocol import ExpectingTask, MetricTask, TrainingTask
 
 
 @pytest.fixture(scope="module")
