@@ -42,17 +42,17 @@ class FinalistMaker:
             recipe = with_finetuning(candidate.recipe, settings)
             exported[recipe.key] = made = self.bench.export(recipe.key, recipe)
             drop = likely_drop(made, self.baseline, budget)
-            self._say_what_it_became(candidate, made, drop <= budget.max_drop)
+            self._say_what_it_became(candidate, made, drop)
             return drop
 
         choose_finalists(known, settings, budget.max_drop, finish, self._at_latency)
         return exported
 
-    def _say_what_it_became(self, candidate: Candidate, made: Exported, is_promising: bool) -> None:
+    def _say_what_it_became(self, candidate: Candidate, made: Exported, drop: float) -> None:
         self.say(
             f"  recipe {candidate.recipe.key[:8]}: predicted {ms(candidate.scores.latency_ms)} ms, search accuracy "
             f"{candidate.scores.accuracy_search:.4f} before and {made.accuracy_search:.4f} after fine-tuning, "
-            f"{'promising' if is_promising else 'too much lost'}"
+            f"likely to lose {drop:.4f} at most"
         )
         if made.not_exported:
             self.say(f"    not exported: {made.not_exported}")

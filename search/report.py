@@ -84,7 +84,7 @@ def front_table(result: Result, conditions: str) -> str:
 def finalist_table(result: Result, conditions: str) -> str:
     """Return the originals and the finalists, fastest last; measured ones each with what was predicted."""
     is_measured = result.how == MEASURED
-    columns = f"{'':24}{'search':>8}{'test':>8}{'lost on test, 95%':>19}"
+    columns = f"{'':24}{'search':>8}{'likely lost':>13}{'test':>8}{'lost on test, 95%':>19}"
     columns += f"{'ms':>8}{'p10..p90':>14}" if is_measured else f"{'modelled ms':>13}"
     columns += f"{'faster':>8}{'KB':>7}" + f"{'predicted':>11}{'error':>8}" * is_measured
     title = "exported and measured" if is_measured else "simulated, latency modelled and not measured"
@@ -94,12 +94,14 @@ def finalist_table(result: Result, conditions: str) -> str:
         name = f"recipe {finalist.recipe.key[:8]}" + (" (best)" if finalist is result.best else "")
         won = [f"  within {drop:g}" for drop, it in result.fastest_within.items() if finalist is it]
         prediction = f"{ms(finalist.predicted_latency_ms):>8} ms{finalist.prediction_error:>+8.1%}"
-        rows.append("".join([_line(name, finalist.measured, result.baseline), prediction * is_measured, *won]))
+        line = _line(name, finalist.measured, result.baseline, f"{finalist.likely_drop:.4f}")
+        rows.append("".join([line, prediction * is_measured, *won]))
     return "\n".join(rows)
 
 
-def _line(name: str, measured: Measured, base: Measured) -> str:
-    accuracies = f"{measured.accuracy_search:>8.4f}{measured.accuracy_test:>8.4f}{_interval(measured):>19}"
+def _line(name: str, measured: Measured, base: Measured, likely_lost: str = "-") -> str:
+    searched = f"{measured.accuracy_search:>8.4f}{likely_lost:>13}"
+    accuracies = f"{searched}{measured.accuracy_test:>8.4f}{_interval(measured):>19}"
     faster = f"{base.latency_ms / measured.latency_ms:>7.2f}x{measured.size_bytes / 1000:>7.0f}"
     return f"{name:24}{accuracies}{_latency(measured)}{faster}"
 
