@@ -7,11 +7,9 @@ with the means taken on calibration inputs.
 from collections.abc import Iterable, Sequence
 
 import torch
-from gulliver.compressors.layer_inputs import calls_of, outputs_as_rows
+from gulliver.compressors.layer_inputs import CompressibleLayer, calls_of, outputs_as_rows
 from gulliver.tasks.protocol import Inputs
 from torch import Tensor, nn
-
-_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Linear)
 
 
 def correct_biases(
@@ -23,7 +21,7 @@ def correct_biases(
     """
     for name in names:
         layer = quantized.get_submodule(f"{name}.layer")
-        assert isinstance(layer, _LAYERS)
+        assert isinstance(layer, CompressibleLayer)
         shift = _mean_outputs(exact, name, layer, calibration) - _mean_outputs(quantized, name, layer, calibration)
         bias = shift if layer.bias is None else layer.bias.detach() + shift
         layer.bias = nn.Parameter(bias)

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from gulliver.compressors.layer_inputs import CompressibleLayer
 from gulliver.tasks.protocol import Inputs
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Linear)
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ def similarity_difference(given: Tensor, wanted: Tensor) -> Tensor:
 
 def last_layer(model: nn.Module) -> str:
     """Return the name of the last convolution or linear layer."""
-    layers: list[str] = [name for name, module in model.named_modules() if isinstance(module, _LAYERS)]
+    layers: list[str] = [name for name, module in model.named_modules() if isinstance(module, CompressibleLayer)]
     return layers[-1]
 
 

@@ -8,13 +8,13 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 
 import torch
+from gulliver.compressors.layer_inputs import CompressibleLayer
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 _RELUS = (torch.relu, F.relu, "relu")
 _ROUNDS = 5
 _SMALLEST_RANGE = 1e-8
-_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Linear)
 
 
 def equalize(traced: fx.GraphModule, names: Collection[str]) -> fx.GraphModule:
@@ -59,7 +59,7 @@ def _next_layer(traced: fx.GraphModule, node: fx.Node) -> fx.Node | None:
 
 
 def _is_layer(traced: fx.GraphModule, node: fx.Node) -> bool:
-    return node.op == "call_module" and isinstance(traced.get_submodule(str(node.target)), _LAYERS)
+    return node.op == "call_module" and isinstance(traced.get_submodule(str(node.target)), CompressibleLayer)
 
 
 def _is_relu(traced: fx.GraphModule, node: fx.Node) -> bool:
@@ -78,8 +78,8 @@ def _scalable(written: nn.Module, reader: nn.Module) -> bool:
 
 
 def _equalize_pair(first: nn.Module, second: nn.Module) -> None:
-    assert isinstance(first, _LAYERS)
-    assert isinstance(second, _LAYERS)
+    assert isinstance(first, CompressibleLayer)
+    assert isinstance(second, CompressibleLayer)
     with torch.no_grad():
         written = first.weight.abs().flatten(1).amax(1).clamp_min(_SMALLEST_RANGE)
         read = _by_input(second).abs().flatten(1).amax(1).clamp_min(_SMALLEST_RANGE)

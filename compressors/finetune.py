@@ -104,8 +104,7 @@ def finetune(
     layer = last_layer(task.model) if settings.feature_weight else None
     distance = Distance(settings.temperature, half and _is_faster_in_half(task.model), layer, settings.feature_weight)
     with torch.random.fork_rng(devices=[]):
-        batches, to_go = _look_ahead(student, task, settings, distance)
-        share = muon_step(settings.learning_rate, to_go) if settings.optimizer == MUON else None
+        batches, share = _look_ahead(student, task, settings, distance)
         learner = _Learner(student, settings.epochs * batches, settings.learning_rate, share)
         reached = _resume(learner, settings, checkpoint)
         with tqdm(None, progress, settings.epochs * batches, leave=False, unit="step", mininterval=0.5) as shown:
@@ -121,12 +120,17 @@ def finetune(
         return learner.finish()
 
 
-def _look_ahead(student: nn.Module, task: TrainingTask, settings: Finetune, distance: Distance) -> tuple[int, float]:
-    """Return how many batches an epoch has, and the student's mean distance on the first of them."""
+def _look_ahead(
+    student: nn.Module, task: TrainingTask, settings: Finetune, distance: Distance
+) -> tuple[int, float | None]:
+    """Return how many batches an epoch has, and Muon's share for the student's distance on the first of them."""
     batches = itertools.islice(task.training(0), settings.batches_per_epoch)
     first = list(itertools.islice(batches, _LOOKED_AT))
-    to_go = mean_distance(student, _lessons(task, first, distance.features_layer), distance) if first else 0.0
-    return len(first) + sum(1 for _ in batches), to_go
+    count = len(first) + sum(1 for _ in batches)
+    if settings.optimizer != MUON or not first:
+        return count, None
+    to_go = mean_distance(student, _lessons(task, first, distance.features_layer), distance)
+    return count, muon_step(settings.learning_rate, to_go)
 
 
 def recover(student: nn.Module, inputs: Sequence[Inputs], outputs: Sequence[Tensor], settings: Recovery) -> nn.Module:

@@ -9,12 +9,12 @@ from math import sqrt
 from typing import Any, Protocol
 
 import torch
+from gulliver.compressors.layer_inputs import CompressibleLayer
 from torch import Tensor, nn
 
 _MOMENTUM = 0.9
 _WEIGHT_DECAY = 1e-4
 _STEP_SHARE = 0.25
-_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Linear)
 
 
 class _HasState(Protocol):
@@ -101,7 +101,7 @@ class _Matrix:
 
 def _matrix_weights(network: nn.Module) -> list[nn.Parameter]:
     """Return the weights that map all inputs of a layer to its outputs; those of grouped convolutions do not."""
-    layers = (it for it in network.modules() if isinstance(it, _LAYERS) and getattr(it, "groups", 1) == 1)
+    layers = (it for it in network.modules() if isinstance(it, CompressibleLayer) and getattr(it, "groups", 1) == 1)
     weights = {id(weight): weight for it in layers if isinstance(weight := it.weight, nn.Parameter)}
     # A share of nothing would be no step.
     return [it for it in weights.values() if it.requires_grad and it.any()]

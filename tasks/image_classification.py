@@ -136,20 +136,21 @@ class ImageClassification(ABC):
 
     def _confidence(self, split: Split) -> Tensor:
         """Return shape (samples, classes): the original's calibrated probabilities."""
-        if split not in self._confidences:
-            logits = self._logits(self.model, self._samples_of(split))
-            self._confidences[split] = (logits / self._temperature).softmax(1)
-        return self._confidences[split]
-
-    @cached_property
-    def _confidences(self) -> dict[Split, Tensor]:
-        """What is kept by `_confidence`."""
-        return {}
+        return (self._original_logits(split) / self._temperature).softmax(1)
 
     @cached_property
     def _temperature(self) -> float:
-        data = self._samples_of("search")
-        return calibrated_temperature(self._logits(self.model, data), data.labels)
+        return calibrated_temperature(self._original_logits("search"), self._samples_of("search").labels)
+
+    def _original_logits(self, split: Split) -> Tensor:
+        if split not in self._logits_by_split:
+            self._logits_by_split[split] = self._logits(self.model, self._samples_of(split))
+        return self._logits_by_split[split]
+
+    @cached_property
+    def _logits_by_split(self) -> dict[Split, Tensor]:
+        """The original's logits that were asked for so far."""
+        return {}
 
     def _logits(self, model: nn.Module, data: LabelledImages) -> Tensor:
         pieces = (data[first : first + SCORING_BATCH_SIZE] for first in range(0, len(data), SCORING_BATCH_SIZE))

@@ -15,15 +15,16 @@ from importlib.metadata import version
 
 import torch
 from gulliver.compressors.compress import read_original, thin
-from gulliver.compressors.distillation import divergence
 from gulliver.compressors.finetune import finetune
 from gulliver.evaluators.accuracy import score
-from gulliver.spaces.recipe import Finetune, LayerRecipe, Recipe, Sparsify
+from gulliver.evaluators.divergence import kl_divergence, mean_divergence
+from gulliver.spaces.recipe import Finetune, Sparsify
 from gulliver.tasks.fashion_resnet import FashionResNet
 from gulliver.tasks.image_classification import ImageClassification
 from torch import nn
 
 from benchmarks.amct.classic_tasks import ClassicNetwork
+from benchmarks.amct.criteria import recipe_of
 from benchmarks.record import write_table
 
 RATIOS = (0.25, 0.5, 0.75)
@@ -63,18 +64,16 @@ class Ruler:
     def divergence(self, model: nn.Module) -> float:
         """Return the mean divergence from the original's outputs."""
         batches = list(itertools.islice(self.task.training(HELD_EPOCH), HELD_BATCHES))
-        with torch.no_grad():
-            found = [float(divergence(model(*it), self.task.model(*it), 1.0)) for it in batches]
-        return round(sum(found) / len(found), 5)
+        with torch.inference_mode():
+            outputs = [self.task.model(*it) for it in batches]
+        return round(mean_divergence(model, batches, outputs, kl_divergence), 5)
 
 
 def results(task: ImageClassification) -> Iterator[Result]:
     """Measure every share of channels and optimizer on one network."""
     original, ruler = read_original(task), Ruler(task)
     for ratio in RATIOS:
-        choice = Sparsify(ratio, reconstruct=True)
-        layers = {name for group in original.graph.channel_groups if not group.not_prunable for name in group.layers}
-        recipe = Recipe({name: LayerRecipe(choice if name in layers else None) for name in original.graph.layers})
+        recipe = recipe_of(original, "all", Sparsify(ratio, reconstruct=True))
         thinned = thin(original, recipe, original.calibration)
         before = ruler.drop_points(thinned), ruler.divergence(thinned)
         for name, settings in SETTINGS.items():
