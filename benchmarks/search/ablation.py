@@ -18,10 +18,9 @@ from gulliver.evaluators.factors import Factor, Rungs
 from gulliver.search.guide import Guide
 from gulliver.search.problem import Problem
 from gulliver.search.sensitivity import SensitivitySettings
-from gulliver.tasks.digits_cnn import DigitsCNN
 
 from benchmarks.record import write_table
-from benchmarks.search.digits_truth import read_truth
+from benchmarks.search.digits_truth import StoredDigitsCNN, read_truth
 from benchmarks.search.exhaustive_truth import make_case
 from benchmarks.search.front_gap import Case, Row, run
 
@@ -107,7 +106,7 @@ def main() -> None:
     """Run the ablation and write benchmarks/results/ablation.csv."""
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    case = make_case(read_original(DigitsCNN()), read_truth(), SensitivitySettings("direct", pairs=12), 0)
+    case = make_case(read_original(StoredDigitsCNN()), read_truth(), SensitivitySettings("direct", pairs=12), 0)
     write_table("ablation", ablation_rows(case), {name: version(name) for name in ("optuna", "torch", "numpy")})
 
 

@@ -28,10 +28,9 @@ from gulliver.search.settings import SearchSettings
 from gulliver.spaces.choices import Choices
 from gulliver.spaces.layer_graph import LayerGraph, Operation
 from gulliver.spaces.space import Space
-from gulliver.tasks.digits_cnn import DigitsCNN
 
 from benchmarks.record import write_table
-from benchmarks.search.digits_truth import Truth, read_truth, truth_space
+from benchmarks.search.digits_truth import StoredDigitsCNN, Truth, read_truth, truth_space
 from benchmarks.search.front_gap import SAMPLERS, Case, Row, exact_solve_rows, rows
 
 EVALUATIONS = (10, 15, 20, 30, 40, 50, 60, 80, 100, 150)
@@ -140,7 +139,7 @@ def main() -> None:
     """Run all samplers and write benchmarks/results/exhaustive_truth.csv."""
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    original, truth = read_original(DigitsCNN()), read_truth()
+    original, truth = read_original(StoredDigitsCNN()), read_truth()
     assert truth.facts["network"] == original.network, "the truth is of another network"
     space = truth_space(original.graph)
     choices = sum(it.rungs - 1 for it in space.dimensions)
