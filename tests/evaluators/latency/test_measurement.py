@@ -14,7 +14,8 @@ def networks(tmp_path_factory):
     inputs = (torch.randn(4, 16, 32, 32),)
     torch.manual_seed(0)
     small = to_openvino(nn.Sequential(nn.Conv2d(16, 16, 1), nn.ReLU()).eval(), inputs, 4)
-    large = to_openvino(nn.Sequential(*(nn.Conv2d(16, 16, 5, padding=2) for _ in range(12))).eval(), inputs, 4)
+    layers = (nn.Conv2d(16, 64, 5, padding=2), *(nn.Conv2d(64, 64, 5, padding=2) for _ in range(5)))
+    large = to_openvino(nn.Sequential(*layers).eval(), inputs, 4)
     path = tmp_path_factory.mktemp("measured") / "large.xml"
     save_openvino(large, path)
     return {"small": compile_openvino(small, "bfloat16", 1), "large": compile_openvino(path, "bfloat16", 1)}, inputs
