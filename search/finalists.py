@@ -129,7 +129,7 @@ def fastest_within(finalists: Sequence[Finalist], max_drop: float) -> Finalist |
 
 
 def best_finalist(finalists: Sequence[Finalist], baseline: Measured, budget: Budget) -> tuple[Finalist, bool]:
-    """Return the fastest promising finalist, or the most accurate one, and whether the test split bears it out.
+    """Return the fastest promising finalist, or the least likely to lose much, and whether the test split bears it out.
 
     The test split has no say in which one it is, or its accuracy there would be that of a lucky draw. Raises InputError
     where there is none: every candidate's score was no number.
@@ -138,6 +138,6 @@ def best_finalist(finalists: Sequence[Finalist], baseline: Measured, budget: Bud
         raise InputError("a candidate must have a score that is a number, but all of them failed")
     best = fastest_within(finalists, budget.max_drop)
     if best is None:
-        # A score that is no number is greater than none and less than none, so it goes last by itself.
-        best = max(finalists, key=lambda it: (not isnan(it.measured.accuracy_search), it.measured.accuracy_search))
+        # What is no number is greater than none and less than none, so it goes last by itself.
+        best = min(finalists, key=lambda it: (isnan(it.likely_drop), it.likely_drop, -it.measured.accuracy_search))
     return best, within_budget(best.measured, baseline, budget)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import isfinite
 
 from gulliver.search.bench import Bench
 from gulliver.search.choose_finalists import Front, choose_finalists
@@ -49,10 +50,11 @@ class FinalistMaker:
         return exported
 
     def _say_what_it_became(self, candidate: Candidate, made: Exported, drop: float) -> None:
+        loses = f"likely to lose {drop:.4f} at most" if isfinite(drop) else "too large"
         self.say(
             f"  recipe {candidate.recipe.key[:8]}: predicted {ms(candidate.scores.latency_ms)} ms, search accuracy "
             f"{candidate.scores.accuracy_search:.4f} before and {made.accuracy_search:.4f} after fine-tuning, "
-            f"likely to lose {drop:.4f} at most"
+            f"{loses}"
         )
         if made.not_exported:
             self.say(f"    not exported: {made.not_exported}")

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -85,16 +86,17 @@ def finalist_table(result: Result, conditions: str) -> str:
     """Return the originals and the finalists, fastest last; measured ones each with what was predicted."""
     is_measured = result.how == MEASURED
     columns = f"{'':24}{'search':>8}{'likely lost':>13}{'test':>8}{'lost on test, 95%':>19}"
-    columns += f"{'ms':>8}{'p10..p90':>14}" if is_measured else f"{'modelled ms':>13}"
+    columns += f"{'ms':>8}{'p10..p90':>16}" if is_measured else f"{'modelled ms':>13}"
     columns += f"{'faster':>8}{'KB':>7}" + f"{'predicted':>11}{'error':>8}" * is_measured
     title = "exported and measured" if is_measured else "simulated, latency modelled and not measured"
     rows = [f"{title} ({conditions}, accuracy on both splits)", columns]
     rows += [_line(label, it, result.baseline) for label, it in result.originals.items()]
     for finalist in sorted(result.finalists, key=lambda it: -it.measured.latency_ms):
         name = f"recipe {finalist.recipe.key[:8]}" + (" (best)" if finalist is result.best else "")
-        won = [f"  within {drop:g}" for drop, it in result.fastest_within.items() if finalist is it]
+        won = [f"  within {most:g}" for most, it in result.fastest_within.items() if finalist is it]
         prediction = f"{ms(finalist.predicted_latency_ms):>8} ms{finalist.prediction_error:>+8.1%}"
-        line = _line(name, finalist.measured, result.baseline, f"{finalist.likely_drop:.4f}")
+        likely_lost = f"{finalist.likely_drop:.4f}" if isfinite(finalist.likely_drop) else "too large"
+        line = _line(name, finalist.measured, result.baseline, likely_lost)
         rows.append("".join([line, prediction * is_measured, *won]))
     return "\n".join(rows)
 
@@ -109,7 +111,7 @@ def _line(name: str, measured: Measured, base: Measured, likely_lost: str = "-")
 def _latency(measured: Measured) -> str:
     if measured.latency_p10_ms is None or measured.latency_p90_ms is None:
         return f"{ms(measured.latency_ms):>13}"
-    return f"{ms(measured.latency_ms):>8}{f'{ms(measured.latency_p10_ms)}..{ms(measured.latency_p90_ms)}':>14}"
+    return f"{ms(measured.latency_ms):>8}{f'{ms(measured.latency_p10_ms)}..{ms(measured.latency_p90_ms)}':>16}"
 
 
 def _interval(measured: Measured) -> str:

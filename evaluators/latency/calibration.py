@@ -1,14 +1,14 @@
 """Calibrate this machine's latency model: kernel times, and what boundaries and unfused passes cost.
 
-The model: seconds = sum over precisions of scale * node seconds + bytes of memory passes / bandwidth
-+ seconds a pass + seconds a network. Its few coefficients are fitted, none below zero, to whole networks of
-mixed recipes measured on this machine.
+The model: seconds = sum over precisions of scale * kernel seconds + bytes of memory passes / bandwidth
++ seconds a node + seconds a network. A node is a kernel, or a pass that is not fused into one. Its few coefficients are
+fitted, none below zero, to whole networks of mixed recipes measured on this machine.
 """
 
 import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from random import Random
 
@@ -37,6 +37,8 @@ _SCALES = ((0.5, 2.0), (0.5, 2.0))
 # What every inference costs beside its operators, at most: 40 to 160 us where nothing else ran, or such a share of the
 # fastest network, whose inputs may be large. More of it would hide how much compressing saves.
 _MOST_SECONDS_PER_NETWORK, _MOST_OF_A_NETWORK = 2e-4, 0.1
+# What lies between two nodes at most: 4 to 12 us were fitted where nothing else ran.
+_MOST_SECONDS_PER_NODE = 2e-5
 # How fast a shared machine runs floats beside integers changes from hour to hour (docs/decisions/0003).
 _OLD_SECONDS = 1800.0
 
@@ -48,7 +50,7 @@ class Coefficients:
     int8_scale: float
     float_scale: float
     seconds_per_byte: float
-    seconds_per_pass: float
+    seconds_per_node: float
     seconds_per_network: float
     networks: float
     mean_error: float
@@ -76,12 +78,12 @@ class CpuLatencyModel:
 
     def seconds(self, call: KernelCall) -> float:
         """Return the modelled seconds of one call; a kernel that is not in the table is measured."""
-        kernel = call.kernel
+        kernel, fitted = call.kernel, self.coefficients
+        between = fitted.seconds_per_node * _is_node(kernel)
         if isinstance(kernel, ComputeKernel):
-            scale = self.coefficients.int8_scale if kernel.precision == "int8" else self.coefficients.float_scale
-            return scale * self.table.seconds(kernel)
-        passes = self.coefficients.seconds_per_pass * (kernel.kind != "fused_add")
-        return passes + self.coefficients.seconds_per_byte * kernel.bytes_moved
+            scale = fitted.int8_scale if kernel.precision == "int8" else fitted.float_scale
+            return between + scale * self.table.seconds(kernel)
+        return between + fitted.seconds_per_byte * kernel.bytes_moved
 
     def total_ms(self, calls: Sequence[KernelCall]) -> float:
         """Return the modelled milliseconds of one inference."""
@@ -102,8 +104,8 @@ def calibrate(target: CpuOpenvino, original: Original, recipes: Sequence[Recipe]
     """Return the latency model of the network on this machine, from the cache or fitted to the recipes' networks."""
     table = kernel_table(target)
     path = _coefficients_path(target, original)
-    if path.exists():
-        return CpuLatencyModel(table, Coefficients(**json.loads(path.read_text())))
+    if (kept := _read(path)) is not None:
+        return CpuLatencyModel(table, kept)
     lowered = [target.lower(original.graph, recipe) for recipe in recipes]
     table.require(_compute_kernels(call for calls in lowered for call in calls))
     measured = measure_recipes(target, original, recipes)
@@ -138,10 +140,10 @@ def fit(lowered: Sequence[Sequence[KernelCall]], measured: Sequence[float], tabl
     # A kernel table's microseconds and a tensor's bytes are brought to one size, as the solver wants them.
     sizes = np.where(shares.any(axis=0), shares.max(axis=0), 1.0)
     per_network_s = max(_MOST_SECONDS_PER_NETWORK, _MOST_OF_A_NETWORK * wanted.min())
-    bounds = np.array([*_SCALES, (0.0, np.inf), (0.0, np.inf), (0.0, per_network_s)]) * sizes[:, None]
+    bounds = np.array([*_SCALES, (0.0, np.inf), (0.0, _MOST_SECONDS_PER_NODE), (0.0, per_network_s)]) * sizes[:, None]
     weights = lsq_linear(shares / sizes, np.ones(len(wanted)), bounds.T, method="bvls").x / sizes
     error = float(np.abs(features @ weights / wanted - 1).mean())
-    names = ("int8_scale", "float_scale", "seconds_per_byte", "seconds_per_pass", "seconds_per_network")
+    names = ("int8_scale", "float_scale", "seconds_per_byte", "seconds_per_node", "seconds_per_network")
     fitted = {name: float(weight) for name, weight in zip(names, weights, strict=True)}
     return Coefficients(**fitted, networks=len(wanted), mean_error=error)
 
@@ -152,8 +154,19 @@ def _features(calls: Sequence[KernelCall], table: KernelTable) -> Iterator[float
     yield sum(table.seconds(kernel) for kernel in compute if kernel.precision == "int8")
     yield sum(table.seconds(kernel) for kernel in compute if kernel.precision != "int8")
     yield sum(kernel.bytes_moved for kernel in memory)
-    yield sum(kernel.kind != "fused_add" for kernel in memory)
+    yield sum(_is_node(call.kernel) for call in calls)
     yield 1.0
+
+
+def _is_node(kernel: Kernel) -> bool:
+    """Whether the kernel is run by itself, not as a part of the one before."""
+    return isinstance(kernel, ComputeKernel) or kernel.kind != "fused_add"
+
+
+def _read(path: Path) -> Coefficients | None:
+    """Return what was fitted; None where nothing was, or something else by an earlier version."""
+    kept = json.loads(path.read_text()) if path.exists() else {}
+    return Coefficients(**kept) if kept.keys() == {it.name for it in fields(Coefficients)} else None
 
 
 def _coefficients_path(target: CpuOpenvino, original: Original) -> Path:

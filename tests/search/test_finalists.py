@@ -34,14 +34,19 @@ def test_a_promise_that_the_test_split_does_not_bear_out_is_said_and_no_other_fi
     assert best_finalist([fast, slow], measured(0.91, 9.0), Budget(max_drop=0.01)) == (fast, False)
 
 
-def test_without_a_promising_one_the_closest_is_handed_over():
-    fast, slow = finalist(0.85, 1.0), finalist(0.89, 3.0)
+def test_without_a_promising_one_that_which_is_likely_to_lose_the_least_is_handed_over():
+    fast, slow = finalist(0.89, 1.0, drop=0.03), finalist(0.88, 3.0, drop=0.02)
     assert best_finalist([fast, slow], measured(0.91, 9.0), Budget(max_drop=0.01)) == (slow, False)
 
 
 def test_a_finalist_whose_score_is_no_number_is_not_the_closest():
-    broken, poor = finalist(float("nan"), 1.0), finalist(0.5, 3.0)
+    broken, poor = finalist(float("nan"), 1.0, drop=float("nan")), finalist(0.5, 3.0, drop=0.4)
     assert best_finalist([broken, poor], measured(0.91, 9.0), Budget()) == (poor, False)
+
+
+def test_of_those_that_are_all_too_large_the_most_accurate_is_handed_over():
+    poor, good = finalist(0.89, 1.0, drop=float("inf")), finalist(0.9, 3.0, drop=float("inf"))
+    assert best_finalist([poor, good], measured(0.91, 9.0), Budget(max_size_bytes=1)) == (good, False)
 
 
 def test_without_a_single_finalist_there_is_nothing_to_hand_over():

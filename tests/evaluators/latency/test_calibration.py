@@ -24,7 +24,7 @@ TRUE = {
     "int8_scale": 1.1,
     "float_scale": 0.9,
     "seconds_per_byte": 5e-11,
-    "seconds_per_pass": 2e-6,
+    "seconds_per_node": 2e-6,
     "seconds_per_network": 3e-5,
 }
 
@@ -92,6 +92,13 @@ def test_one_wrong_kernel_time_does_not_make_all_kernels_of_its_precision_free(t
     assert fitted.int8_scale == 0.5
 
 
+def test_what_lies_between_two_nodes_is_at_most_20_us(table):
+    random = np.random.default_rng(0)
+    networks = [network(random) for _ in range(12)]
+    slow = CpuLatencyModel(table, Coefficients(**TRUE | {"seconds_per_node": 1e-4}, networks=0, mean_error=0))
+    assert fit(networks, [1e-3 * slow.total_ms(calls) for calls in networks], table).seconds_per_node == 2e-5
+
+
 def test_what_a_busy_machine_adds_to_every_inference_is_not_taken_for_the_networks_own(table):
     random = np.random.default_rng(0)
     networks = [network(random) for _ in range(12)]
@@ -110,7 +117,7 @@ def test_a_poor_fit_says_so_and_what_to_do(table, mean_error, advises):
     assert ("`gulliver calibrate again=true` measures anew" in basis) == advises
 
 
-def test_the_model_adds_kernels_passes_and_the_network_by_hand(table):
+def test_the_model_adds_nodes_and_the_network_by_hand(table):
     model = CpuLatencyModel(table, Coefficients(**TRUE, networks=0, mean_error=0))
     calls = [
         call(compute(300, "int8")),
@@ -118,7 +125,7 @@ def test_the_model_adds_kernels_passes_and_the_network_by_hand(table):
         call(MemoryKernel("add", 1_000_000)),
         call(MemoryKernel("fused_add", 1_000_000)),
     ]
-    seconds = [1.1 * 1e-5, 0.9 * 3e-5, 2e-6 + 5e-5, 5e-5]
+    seconds = [2e-6 + 1.1 * 1e-5, 2e-6 + 0.9 * 3e-5, 2e-6 + 5e-5, 5e-5]
     assert [model.seconds(it) for it in calls] == pytest.approx(seconds)
     assert model.total_ms(calls) == pytest.approx(1e3 * (3e-5 + sum(seconds)))
     assert model.total_ms([]) == pytest.approx(0.03)
@@ -139,8 +146,14 @@ def test_a_network_is_calibrated_once_and_again_when_forgotten(digits_original, 
         assert 0 < model.total_ms(calls) < 1000
         assert not model.table.missing(it.kernel for it in calls if isinstance(it.kernel, ComputeKernel))
 
+    with monkeypatch.context() as unable:
+        unable.setattr(calibration, "measure_recipes", None)
+        assert calibrate(target, digits_original, recipes).coefficients == model.coefficients
+    written = fit_file(target, digits_original)
+    written.write_text(written.read_text().replace("seconds_per_node", "seconds_per_pass"))
+    assert calibrate(target, digits_original, recipes).coefficients.networks == 2, "an earlier version's fit counts"
+
     monkeypatch.setattr(calibration, "measure_recipes", None)
-    assert calibrate(target, digits_original, recipes).coefficients == model.coefficients
     forget(target, digits_original)
     assert len(kernel_table(target)) == 0
     with pytest.raises(TypeError):
