@@ -20,7 +20,7 @@ Finish = Callable[[Candidate], float]
 AtLatency = Callable[[float], Candidate | None]
 
 # What fine-tuning leaves of drops that it is trusted with, before any finalist says more.
-_LEFT_BY_FINETUNING = 0.5
+_LEFT_BY_FINETUNING = 0.25
 # Drops after fine-tuning grow as such a power of those before it.
 _POWER = 0.7
 # The latency that is asked for beyond the front's fast end, as a share of that end's.

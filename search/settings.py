@@ -15,6 +15,8 @@ OBJECTIVES: dict[str, Literal["minimize", "maximize"]] = {
     "latency_ms": "minimize",
     "size_bytes": "minimize",
 }
+# In the score's own units: a smaller bar, or none, says too little about what fine-tuning may be trusted with.
+_SMALLEST_BAR = 0.005
 
 
 @dataclass(frozen=True)
@@ -78,13 +80,14 @@ class TrialSettings:
 class FinalistSettings:
     """How many recipes of the front are fine-tuned, exported and measured, and how.
 
-    `recoverable_drop` is the drop in a trial from which fine-tuning is trusted to recover: recipes that lose more
-    count as infeasible in the search. `other_drops` are further bars for which as many finalists are sought again.
+    `recoverable_share` is the share of a trial's drop that fine-tuning is trusted to win back: recipes of which it
+    leaves more than the largest bar count as infeasible in the search. `other_drops` are further bars for which as many
+    finalists are sought again.
     """
 
     count: int = 4
     finetune: Finetune | None = field(default_factory=lambda: Finetune(epochs=2))
-    recoverable_drop: float = 0.1
+    recoverable_share: float = 0.9
     other_drops: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
@@ -93,8 +96,8 @@ class FinalistSettings:
         for drop in self.other_drops:
             if not drop >= 0:
                 raise InputError(f"`drop >= 0` must hold for finalists.other_drops, but one is {drop}")
-        if not self.recoverable_drop >= 0:
-            raise InputError(f"`finalists.recoverable_drop >= 0` must hold, but it is {self.recoverable_drop}")
+        if not 0 <= self.recoverable_share < 1:
+            raise InputError(f"`0 <= finalists.recoverable_share < 1` must hold, but it is {self.recoverable_share}")
         check_finetune(self.finetune)
 
 
@@ -115,8 +118,11 @@ class SearchSettings:
 
     @property
     def largest_drop(self) -> float:
-        """The drop in a trial up to which a recipe is feasible: the budget's, and what fine-tuning is trusted with."""
-        return self.budget.max_drop + (self.finalists.recoverable_drop if self.finalists.finetune else 0.0)
+        """The drop in a trial up to which a recipe is feasible: of which the largest bar may be left by fine-tuning."""
+        bar = max(self.budget.max_drop, *self.finalists.other_drops, 0.0)
+        if self.finalists.finetune is None:
+            return bar
+        return max(bar, _SMALLEST_BAR) / (1 - self.finalists.recoverable_share)
 
     def __post_init__(self) -> None:
         for key in ("trials", "batch"):
