@@ -44,18 +44,41 @@ class _Batch:
     seen: Mapping[str, _Seen]
 
 
-def taylor_losses(original: Original, recipes: Sequence[Recipe], samples: int) -> tuple[float, ...]:
-    """Return the estimated divergence, in nats, of each recipe, its effects added up sample by sample.
+class TaylorLoss:
+    """Estimates the divergence, in nats, of plain recipes: their effects are added up sample by sample.
 
     Exact to second order in small changes, up to the draw of the labels; batch norms are taken to stay as they are.
-    Layers may fold other dimensions into the samples', behind it. Raises InputError for a recipe that is not plain.
+    Layers may fold other dimensions into the samples', behind it. What a choice does to its layer is kept for the next
+    recipe that has it there, so that recipes of two choices cost little beside those of one.
     """
-    for recipe in recipes:
+
+    def __init__(self, original: Original, samples: int) -> None:
+        self._original = original
+        inputs, outputs = first_samples(original, samples)
+        self._batches = [
+            _Batch(len(its), _observe(original, given)) for given, its in zip(inputs, outputs, strict=True)
+        ]
+        self._effects: dict[tuple[object, ...], Tensor] = {}
+
+    def __call__(self, recipe: Recipe) -> float:
+        """Return the estimate; raises InputError for a recipe that is not plain."""
         if reason := why_not_plain(recipe):
             raise InputError(f"the loss of plain choices alone can be estimated, but {reason}")
-    inputs, outputs = first_samples(original, samples)
-    batches = [_Batch(len(its), _observe(original, given)) for given, its in zip(inputs, outputs, strict=True)]
-    return tuple(_loss(original, recipe, batches) for recipe in recipes)
+        effects = torch.zeros(sum(batch.samples for batch in self._batches))
+        removed = dict(_removed_inputs(self._original, recipe))
+        for name, choice in recipe.layers.items():
+            if choice.decompose or choice.quantize or name in removed:
+                effects += self._effect(name, choice, removed.get(name, ()))
+        return float(0.5 * effects.double().square().mean())
+
+    def _effect(self, name: str, choice: LayerRecipe, removed: tuple[int, ...]) -> Tensor:
+        """Return shape (samples,): by how much the layer changes the log-likelihood of each, to first order."""
+        key = (name, choice.decompose, choice.quantize, removed)
+        if key not in self._effects:
+            layer = self._original.task.model.get_submodule(name)
+            parts = [_effect(name, layer, choice, batch, removed) for batch in self._batches]
+            self._effects[key] = torch.cat(parts)
+        return self._effects[key]
 
 
 def _observe(original: Original, inputs: tuple[Tensor, ...]) -> dict[str, _Seen]:
@@ -98,38 +121,19 @@ def _drawn_loss(logits: Tensor) -> Tensor:
     return F.cross_entropy(flat, labels, reduction="sum") * math.sqrt(len(logits) / len(flat))
 
 
-def _loss(original: Original, recipe: Recipe, batches: Sequence[_Batch]) -> float:
-    effects = [_effects(original, recipe, batch) for batch in batches]
-    return float(0.5 * torch.cat(effects).double().square().mean())
-
-
-def _effects(original: Original, recipe: Recipe, batch: _Batch) -> Tensor:
-    """Return shape (samples,): by how much the recipe changes the log-likelihood of each, to first order."""
-    effects = torch.zeros(batch.samples)
-    removed = dict(_removed_inputs(original, recipe))
+def _effect(name: str, layer: nn.Module, choice: LayerRecipe, batch: _Batch, removed: Sequence[int]) -> Tensor:
+    """Return shape (samples,): the gradient along what the choice does to the layer's output on the same inputs."""
+    seen = batch.seen[name]
     with torch.no_grad():
-        for name, seen in batch.seen.items():
-            choice = recipe.layers[name]
-            if choice.decompose or choice.quantize or name in removed:
-                difference = _difference(original, name, choice, seen.values, removed.get(name))
-                effects += (difference * seen.gradient).reshape(batch.samples, -1).sum(1)
-    return effects
-
-
-def _difference(
-    original: Original, name: str, choice: LayerRecipe, values: Tensor, removed: Sequence[int] | None
-) -> Tensor:
-    """Return by how much the layer's output changes on the same inputs."""
-    layer = original.task.model.get_submodule(name)
-    changed = values
-    if removed:
-        channel_dimension = -1 if isinstance(layer, nn.Linear) else 1
-        changed = values.index_fill(channel_dimension, torch.tensor(removed), 0.0)
-    compressed = _compressed(name, layer, choice)
-    if choice.quantize:
-        changed = QuantizedActivation(*_range(changed, choice.quantize), choice.quantize.activation_bits)(changed)
-    difference: Tensor = compressed(changed) - layer(values)
-    return difference
+        changed = seen.values
+        if removed:
+            channel_dimension = -1 if isinstance(layer, nn.Linear) else 1
+            changed = changed.index_fill(channel_dimension, torch.tensor(removed), 0.0)
+        compressed = _compressed(name, layer, choice)
+        if choice.quantize:
+            changed = QuantizedActivation(*_range(changed, choice.quantize), choice.quantize.activation_bits)(changed)
+        difference: Tensor = compressed(changed) - layer(seen.values)
+        return (difference * seen.gradient).reshape(batch.samples, -1).sum(1)
 
 
 def _range(values: Tensor, choice: Quantize) -> Range:
@@ -151,14 +155,14 @@ def _compressed(name: str, layer: nn.Module, choice: LayerRecipe) -> nn.Module:
     return nn.Sequential(*parts)
 
 
-def _removed_inputs(original: Original, recipe: Recipe) -> Iterator[tuple[str, list[int]]]:
+def _removed_inputs(original: Original, recipe: Recipe) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Yield every layer that loses input channels, with their indices."""
     gone: dict[str, set[int]] = {}
     for group in original.graph.channel_groups:
         for module, indices in _gone_from(group, original, recipe):
             gone.setdefault(module, set()).update(indices)
     for module, indices in gone.items():
-        yield module, sorted(indices)
+        yield module, tuple(sorted(indices))
 
 
 def _gone_from(group: ChannelGroup, original: Original, recipe: Recipe) -> Iterator[tuple[str, set[int]]]:

@@ -8,8 +8,9 @@ measured is kept in the cache under the network, the calibration inputs and the 
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from gulliver.compressors.compress import Original, first_samples
 from gulliver.evaluators import divergence, taylor
 from gulliver.evaluators.divergence import DIVERGENCES, mean_divergence
 from gulliver.evaluators.factors import Factor
-from gulliver.evaluators.taylor import taylor_losses
+from gulliver.evaluators.taylor import TaylorLoss
 from gulliver.search.pairs import pairs_that_matter
 from gulliver.spaces.recipe import Recipe
 from gulliver.spaces.space import Space
@@ -84,21 +85,22 @@ class Sensitivities:
         return self.losses[name, rung] if rung else 0.0
 
 
-Measure = Callable[[Original, SensitivitySettings, Sequence[Recipe]], Iterator[float]]
+# Makes what returns a recipe's loss, and may keep what it computed for the next recipe.
+Method = Callable[[Original, SensitivitySettings], Callable[[Recipe], float]]
 
 
-def _direct(original: Original, settings: SensitivitySettings, recipes: Sequence[Recipe]) -> Iterator[float]:
+def _direct(original: Original, settings: SensitivitySettings) -> Callable[[Recipe], float]:
     inputs, outputs = first_samples(original, settings.samples)
     candidates = Candidates(replace(original, calibration=inputs, outputs=outputs))
-    for recipe in recipes:
-        yield mean_divergence(candidates.network(recipe), inputs, outputs, DIVERGENCES[settings.divergence])
+    divergence = DIVERGENCES[settings.divergence]
+    return lambda recipe: mean_divergence(candidates.network(recipe), inputs, outputs, divergence)
 
 
-def _gradient(original: Original, settings: SensitivitySettings, recipes: Sequence[Recipe]) -> Iterator[float]:
-    yield from taylor_losses(original, recipes, settings.samples)
+def _gradient(original: Original, settings: SensitivitySettings) -> Callable[[Recipe], float]:
+    return TaylorLoss(original, settings.samples)
 
 
-METHODS: Mapping[str, Measure] = {"direct": _direct, "gradient": _gradient}
+METHODS: Mapping[str, Method] = {"direct": _direct, "gradient": _gradient}
 
 
 def measure_sensitivities(
@@ -109,12 +111,14 @@ def measure_sensitivities(
         # What is solved anew has no gradient; the trials tell how much of a loss reconstruction takes back.
         space = replace(space, options=replace(space.options, reconstruct=False))
     store = _Store(_cache_path(original, settings, method))
+    start = cache(lambda: METHODS[method](original, settings))
 
     def losses(recipes: Sequence[Recipe], what: str) -> list[float]:
         missing = {it.key: it for it in recipes if it.key not in store.losses}
         if missing:
-            measured = METHODS[method](original, settings, list(missing.values()))
-            store.fill(tqdm(zip(missing, measured, strict=True), what, len(missing), unit="choice"))
+            loss = start()
+            measured = ((key, loss(recipe)) for key, recipe in missing.items())
+            store.fill(tqdm(measured, what, len(missing), unit="choice"))
         return _finite([store.losses[it.key] for it in recipes])
 
     choices = [(it.name, rung) for it in space.dimensions for rung in range(1, it.rungs)]

@@ -5,9 +5,10 @@ import pytest
 import torch
 from gulliver.compressors.candidates import Candidates
 from gulliver.compressors.compress import compress, read_original
+from gulliver.evaluators import taylor
 from gulliver.evaluators.divergence import kl_divergence, mean_divergence
 from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
-from gulliver.evaluators.taylor import taylor_losses
+from gulliver.evaluators.taylor import TaylorLoss
 from gulliver.spaces.recipe import CALIBRATORS, DECOMPOSITIONS, Decompose, LayerRecipe, Quantize, Recipe, Sparsify
 from gulliver.spaces.space import Space, SpaceOptions
 from gulliver.tasks.errors import InputError
@@ -25,6 +26,10 @@ SMALL = {
     "a channel removed": {"first": LayerRecipe(sparsify=Sparsify(0.125))},
     "a channel and bits": {"first": LayerRecipe(sparsify=Sparsify(0.125)), "last": ROUNDED},
 }
+
+
+def taylor_losses(original, recipes, samples):
+    return [*map(TaylorLoss(original, samples), recipes)]
 
 
 class Classifier(nn.Module):
@@ -111,7 +116,7 @@ def test_effects_of_several_layers_add_up_before_they_are_squared():
 
 def test_a_recipe_that_changes_nothing_costs_nothing():
     original = original_of(Classifier(), noise(10, 6))
-    assert taylor_losses(original, [recipe_of(original, {})], 10) == (0.0,)
+    assert taylor_losses(original, [recipe_of(original, {})], 10) == [0.0]
 
 
 def test_several_labels_of_a_sample_count_by_their_mean_as_in_the_divergence():
@@ -225,6 +230,20 @@ def test_the_network_and_its_gradients_are_left_as_they_are():
     assert model.last.weight.grad is None
     assert model.last.bias.grad.tolist() == [1.0] * 4
     assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_choices_that_were_seen_apart_run_no_layer_again_when_they_come_together(monkeypatch):
+    original = original_of(Classifier(), noise(16, 6), noise(4, 6, seed=1))
+    first, last = SMALL["a channel removed"], SMALL["activations of 4 bits"]
+    together = recipe_of(original, {"first": ROUNDED, **last})
+    (wanted,) = taylor_losses(original, [together], 20)
+    loss = TaylorLoss(original, 20)
+    for layers in (first, last, {"first": ROUNDED}):
+        loss(recipe_of(original, layers))
+    monkeypatch.setattr(taylor, "_effect", None)
+    assert loss(together) == wanted
+    with pytest.raises(TypeError):
+        loss(recipe_of(original, {**first, **last}))
 
 
 def test_no_more_samples_are_seen_than_asked_for():

@@ -115,7 +115,7 @@ def test_the_gradient_judges_calibrators_and_kinds_of_split_beside_the_method_th
 def test_a_method_that_cannot_judge_a_choice_of_the_space_is_left_out_and_says_why(
     original, space, sensitivities, monkeypatch
 ):
-    def refuse(original, settings, recipes):
+    def refuse(original, settings):
         raise InputError("the loss of this choice cannot be estimated")
 
     monkeypatch.setitem(METHODS, "gradient", refuse)
