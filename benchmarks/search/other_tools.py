@@ -4,7 +4,8 @@ Same networks, same data, same fine-tuning budget by the same code; accuracy and
 the same code (judging.py). Each tool runs in an environment of its own, made on first use (environments.py), through an
 adapter in tools/. Tools choose on the calibration inputs and the search split; what counts is, for each bar, a tool's
 fastest model whose drop from fp32 on the test split is within it. Every run is kept, and only missing ones are made;
-latencies are measured anew for all models of a network and seed at once. Writes benchmarks/results/other_tools.csv.
+latencies are measured anew for all models of a network and seed at once. Writes benchmarks/results/other_tools.csv,
+where rows of other machines stay.
 """
 
 import argparse
@@ -40,7 +41,8 @@ def main() -> None:
     found = [it for network in given.networks for it in _judged(given.runs, network, given.seeds, settings)]
     facts = _facts(settings)
     rows = [_row(it, facts) for it in found]
-    _write(given.csv, [row for row in _read(given.csv) if row["network"] not in given.networks] + rows)
+    replaced = {(row["network"], row["machine"]) for row in rows}
+    _write(given.csv, [row for row in _read(given.csv) if (row["network"], row["machine"]) not in replaced] + rows)
     _show(found)
 
 
