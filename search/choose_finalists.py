@@ -19,7 +19,7 @@ Finish = Callable[[Candidate], float]
 # Returns a new candidate that takes about so many milliseconds, None where there is none.
 AtLatency = Callable[[float], Candidate | None]
 
-# What fine-tuning leaves of drops that it is trusted with, before any finalist says more.
+# What fine-tuning is expected to leave of a drop, before any finalist says more.
 _LEFT_BY_FINETUNING = 0.25
 # Drops after fine-tuning grow as such a power of those before it.
 _POWER = 0.7

@@ -135,7 +135,7 @@ _CLAIMS: tuple[Callable[[Mapping[str, Network]], Goal | None], ...] = (
     _drop("channels", FLOAT, 0.5),
     _mean(
         "joint: geometric mean of the best single method's time over the joint search's",
-        ["joint", *SINGLES],
+        ["joint", "int8", "channels", "decomposition"],
         lambda it: _ms(best_single(it)) / _ms(it["joint", FLOAT]),
         1.5,
         geometric_mean,

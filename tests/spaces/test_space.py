@@ -86,12 +86,15 @@ def random_rungs(space, count):
 
 
 def test_every_rank_saves_multiply_accumulates(space):
+    ranks = 0
     for recipe in map(space.decode, random_rungs(space, 100)):
         channels = channels_after(space.graph, recipe)
         for name, choice in recipe.layers.items():
             if choice.decompose:
                 kind = choice.decompose.kind
                 assert choice.decompose.rank < break_even_rank(space.graph.layers[name], channels[name], kind)
+                ranks += 1
+    assert ranks > 100
 
 
 def test_grouped_and_one_dimensional_layers_have_no_rank(mixed):
