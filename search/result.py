@@ -16,7 +16,8 @@ class Result:
     `originals` are the untouched networks by label: the first is the baseline, the last is in the target's own float
     type.
     `best` is the fastest that is likely to keep the budget, or else what is likely to lose the least; where it exceeds
-    the budget on the test split, `within_budget` is False, `explanation` says line by line why and what to relax, and `binding_layers` are the layers that it names.
+    the budget on the test split, `within_budget` is False, `explanation` says line by line why and what to relax, and
+    `binding_layers` are the layers that it names.
     `fastest_within` has the finalist for each of the other drops that were asked for and that one is likely to keep.
     """
 

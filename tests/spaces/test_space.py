@@ -94,7 +94,7 @@ def test_every_rank_saves_multiply_accumulates(space):
                 kind = choice.decompose.kind
                 assert choice.decompose.rank < break_even_rank(space.graph.layers[name], channels[name], kind)
                 ranks += 1
-    assert ranks > 100
+    assert ranks > 20
 
 
 def test_grouped_and_one_dimensional_layers_have_no_rank(mixed):
