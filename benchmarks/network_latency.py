@@ -5,7 +5,7 @@ fitted to. Ten of them and the untouched network run in turns, one inference of 
 the finalists of a search do; latencies are medians of CPU time. `mean_error` is that of predictions scaled by how the
 untouched network runs beside them, as a search scales its own; `mean_error_unscaled` that of what the model says. The
 model is fitted in the minutes before; kernel times come from the cache where they are there. Writes
-benchmarks/results/network_latency.csv, where rows of other networks and batches stay.
+benchmarks/results/network_latency.csv, where rows of other networks, batches and machines stay.
 """
 
 import argparse
@@ -56,7 +56,7 @@ def main() -> None:
     originals = [read_original(TASKS[name]()) for name in given.networks]
     rows = [compare(original, CpuOpenvino(batch=batch)) for original in originals for batch in given.batches]
     versions = {name: version(name) for name in ("torch", "openvino")}
-    write_table("network_latency", rows, versions, key=("network", "batch"))
+    write_table("network_latency", rows, versions, key=("network", "batch", "machine"))
 
 
 def _arguments() -> argparse.Namespace:

@@ -33,15 +33,15 @@ def write_table(name: str, rows: Sequence[Any], versions: Mapping[str, str], key
     With a `key`, rows that the table has already stay where no new one has the same values in these columns.
     """
     source = origin(versions)
-    lines = [asdict(row) for row in rows]
+    lines = [asdict(row) | source for row in rows]
     replaced = {_values(line, key) for line in lines}
     kept = [line for line in read_table(name) if _values(line, key) not in replaced] if key else []
     with (RESULTS / f"{name}.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, [*lines[0], *source])
+        writer = csv.DictWriter(file, list(lines[0]))
         writer.writeheader()
-        writer.writerows([*kept, *(line | source for line in lines)])
-    for line in lines:
-        print(*line.values(), sep="\t")
+        writer.writerows([*kept, *lines])
+    for row in rows:
+        print(*asdict(row).values(), sep="\t")
 
 
 def read_table(name: str) -> list[dict[str, Any]]:
