@@ -23,7 +23,7 @@ from gulliver.evaluators.latency.machine import this_machine
 from gulliver.evaluators.latency.measurement import compile_openvino, measure
 from gulliver.evaluators.latency.price_tables import CallTable, call_tables
 from gulliver.spaces.recipe import Recipe
-from gulliver.spaces.space import Space
+from gulliver.spaces.space import Space, untouched
 from gulliver.tasks.cache import cache_dir, write_atomically
 from scipy.optimize import lsq_linear
 
@@ -37,6 +37,8 @@ _SCALES = ((0.5, 2.0), (0.5, 2.0))
 # What every inference costs beside its operators, at most: 40 to 160 us where nothing else ran, or such a share of the
 # fastest network, whose inputs may be large. More of it would hide how much compressing saves.
 _MOST_SECONDS_PER_NETWORK, _MOST_OF_A_NETWORK = 2e-4, 0.1
+# Predictions are scaled by how the untouched network runs, so that what the fit misses it by, it misses all others by.
+_ANCHOR_COUNTS = 5
 # What lies between two nodes at most: 4 to 12 us were fitted where nothing else ran.
 _MOST_SECONDS_PER_NODE = 2e-5
 # How fast a shared machine runs floats beside integers changes from hour to hour (docs/decisions/0003).
@@ -109,7 +111,8 @@ def calibrate(target: CpuOpenvino, original: Original, recipes: Sequence[Recipe]
     lowered = [target.lower(original.graph, recipe) for recipe in recipes]
     table.require(_compute_kernels(call for calls in lowered for call in calls))
     measured = measure_recipes(target, original, recipes)
-    coefficients = fit(lowered, measured, table)
+    counts = [_ANCHOR_COUNTS if it == untouched(original.graph) else 1 for it in recipes]
+    coefficients = fit(lowered, measured, table, counts)
     text = json.dumps(asdict(coefficients), indent=2)
     write_atomically(path, lambda temporary: temporary.write_text(text))
     return CpuLatencyModel(table, coefficients)
@@ -128,11 +131,16 @@ def measure_recipes(target: CpuOpenvino, original: Original, recipes: Sequence[R
     return [1e-3 * timings[str(index)].median_ms for index in range(len(recipes))]
 
 
-def fit(lowered: Sequence[Sequence[KernelCall]], measured: Sequence[float], table: KernelTable) -> Coefficients:
+def fit(
+    lowered: Sequence[Sequence[KernelCall]],
+    measured: Sequence[float],
+    table: KernelTable,
+    counts: Sequence[int] | None = None,
+) -> Coefficients:
     """Return the coefficients of the least mean squared relative error, none of them negative, nor a scale far from 1.
 
     Kernels take about as long in a network as alone, and an inference about as long as its kernels: were these free, a
-    wrong kernel time could make all others cost nothing.
+    wrong kernel time could make all others cost nothing. Networks count as often as `counts` says, else once.
     """
     features = np.array([list(_features(calls, table)) for calls in lowered])
     wanted = np.array(measured)
@@ -141,7 +149,8 @@ def fit(lowered: Sequence[Sequence[KernelCall]], measured: Sequence[float], tabl
     sizes = np.where(shares.any(axis=0), shares.max(axis=0), 1.0)
     per_network_s = max(_MOST_SECONDS_PER_NETWORK, _MOST_OF_A_NETWORK * wanted.min())
     bounds = np.array([*_SCALES, (0.0, np.inf), (0.0, _MOST_SECONDS_PER_NODE), (0.0, per_network_s)]) * sizes[:, None]
-    weights = lsq_linear(shares / sizes, np.ones(len(wanted)), bounds.T, method="bvls").x / sizes
+    roots = np.sqrt(np.ones(len(wanted)) if counts is None else counts)
+    weights = lsq_linear(shares * roots[:, None] / sizes, roots, bounds.T, method="bvls").x / sizes
     error = float(np.abs(features @ weights / wanted - 1).mean())
     names = ("int8_scale", "float_scale", "seconds_per_byte", "seconds_per_node", "seconds_per_network")
     fitted = {name: float(weight) for name, weight in zip(names, weights, strict=True)}

@@ -79,6 +79,18 @@ def test_a_fit_to_noisy_times_is_never_negative_and_knows_its_error(table):
     assert 0.01 < fitted.mean_error < 0.2
 
 
+def test_a_network_that_counts_more_often_is_missed_by_less(table):
+    random = np.random.default_rng(2)
+    networks = [network(random) for _ in range(12)]
+    truth = CpuLatencyModel(table, Coefficients(**TRUE, networks=0, mean_error=0))
+    noisy = [1e-3 * truth.total_ms(calls) * random.uniform(0.8, 1.2) for calls in networks]
+    fits = [fit(networks, noisy, table, [count] + [1] * 11) for count in (1, 5, 1000)]
+    misses = [abs(1e-3 * CpuLatencyModel(table, it).total_ms(networks[0]) / noisy[0] - 1) for it in fits]
+    assert misses[0] > misses[1] > misses[2]
+    assert misses[2] == pytest.approx(0, abs=0.001)
+    assert fits[0] == fit(networks, noisy, table)
+
+
 def test_one_wrong_kernel_time_does_not_make_all_kernels_of_its_precision_free(table, monkeypatch):
     random = np.random.default_rng(0)
     networks = [network(random) for _ in range(12)]
