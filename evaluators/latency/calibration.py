@@ -39,7 +39,7 @@ _SCALES = ((0.5, 2.0), (0.5, 2.0))
 _MOST_SECONDS_PER_NETWORK, _MOST_OF_A_NETWORK = 2e-4, 0.1
 # Predictions are scaled by how the untouched network runs, so that what the fit misses it by, it misses all others by.
 _ANCHOR_COUNTS = 5
-# What lies between two nodes at most: 4 to 12 us were fitted where nothing else ran.
+# What lies between two nodes at most: 5 to 15 us were fitted at batch 32 (docs/decisions/0003).
 _MOST_SECONDS_PER_NODE = 2e-5
 # How fast a shared machine runs floats beside integers changes from hour to hour (docs/decisions/0003).
 _OLD_SECONDS = 1800.0
