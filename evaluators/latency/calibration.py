@@ -149,9 +149,11 @@ def fit(
     # A kernel table's microseconds and a tensor's bytes are brought to one size, as the solver wants them.
     sizes = np.where(shares.any(axis=0), shares.max(axis=0), 1.0)
     per_network_s = max(_MOST_SECONDS_PER_NETWORK, _MOST_OF_A_NETWORK * wanted.min())
-    bounds = np.array([*_SCALES, (0.0, np.inf), (0.0, _MOST_SECONDS_PER_NODE), (0.0, per_network_s)]) * sizes[:, None]
+    bounds = np.array([*_SCALES, (0.0, np.inf), (0.0, _MOST_SECONDS_PER_NODE), (0.0, per_network_s)]).T
     roots = np.sqrt(np.ones(len(wanted)) if counts is None else counts)
-    weights = lsq_linear(shares * roots[:, None] / sizes, roots, bounds.T, method="bvls").x / sizes
+    found = lsq_linear(shares * roots[:, None] / sizes, roots, bounds * sizes, method="bvls").x / sizes
+    # The solver may miss a bound by its last digits.
+    weights = np.clip(found, *bounds)
     error = float(np.abs(features @ weights / wanted - 1).mean())
     names = ("int8_scale", "float_scale", "seconds_per_byte", "seconds_per_node", "seconds_per_network")
     fitted = {name: float(weight) for name, weight in zip(names, weights, strict=True)}

@@ -79,6 +79,16 @@ def test_a_fit_to_noisy_times_is_never_negative_and_knows_its_error(table):
     assert 0.01 < fitted.mean_error < 0.2
 
 
+def test_where_the_solver_misses_a_bound_by_its_last_digits_nothing_takes_less_than_no_time(table):
+    # With these times it gives -3e-20 seconds a byte or a node.
+    random = np.random.default_rng(20)
+    networks = [network(random) for _ in range(4)]
+    truth = CpuLatencyModel(table, Coefficients(**TRUE, networks=0, mean_error=0))
+    noisy = [1e-3 * truth.total_ms(calls) * random.uniform(0.5, 1.5) for calls in networks]
+    fitted = fit(networks, noisy, table, [5, 1, 1, 1])
+    assert all(getattr(fitted, name) >= 0 for name in TRUE)
+
+
 def test_a_network_that_counts_more_often_is_missed_by_less(table):
     random = np.random.default_rng(2)
     networks = [network(random) for _ in range(12)]
