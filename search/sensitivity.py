@@ -92,8 +92,8 @@ Method = Callable[[Original, SensitivitySettings], Callable[[Recipe], float]]
 def _direct(original: Original, settings: SensitivitySettings) -> Callable[[Recipe], float]:
     inputs, outputs = first_samples(original, settings.samples)
     candidates = Candidates(replace(original, calibration=inputs, outputs=outputs))
-    divergence = DIVERGENCES[settings.divergence]
-    return lambda recipe: mean_divergence(candidates.network(recipe), inputs, outputs, divergence)
+    between = DIVERGENCES[settings.divergence]
+    return lambda recipe: mean_divergence(candidates.network(recipe), inputs, outputs, between)
 
 
 def _gradient(original: Original, settings: SensitivitySettings) -> Callable[[Recipe], float]:
