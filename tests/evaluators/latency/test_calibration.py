@@ -111,7 +111,7 @@ def test_one_wrong_kernel_time_does_not_make_all_kernels_of_its_precision_free(t
     right = table.seconds
     monkeypatch.setattr(table, "seconds", lambda kernel: (100 if kernel == wrong else 1) * right(kernel))
     fitted = fit(networks, measured, table)
-    assert fitted.int8_scale == 0.2
+    assert fitted.int8_scale == 0.5
 
 
 def test_what_lies_between_two_nodes_is_at_most_20_us(table):
