@@ -7,7 +7,7 @@ calibration inputs and the search split; what counts is the test split. Accuraci
 exported networks in OpenVINO (batch 32, one thread), all of a network in turns in one process, medians of CPU time.
 This CPU has no 4-bit convolution, so `int4_qat` is simulated, and has no latency. Runs are kept in the cache, and only
 missing ones are made; latencies are measured anew. Writes benchmarks/results/classic_networks.csv, and what it says of
-each goal to classic_networks_goals.csv.
+each goal on this machine to classic_networks_goals.csv; rows of other networks and machines stay.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from benchmarks.amct.classic_judging import judge
 from benchmarks.amct.classic_parts import PARTS, Effort
 from benchmarks.amct.classic_runs import Run, find_run, run_part
 from benchmarks.amct.classic_tasks import NETWORKS, ClassicNetwork
-from benchmarks.record import names_among, read_table, write_table
+from benchmarks.record import machine, names_among, read_table, write_table
 
 TABLE = "classic_networks"
 
@@ -38,8 +38,9 @@ def main() -> None:
     for task in tasks.values():
         rows += judge(task, [run for part in PARTS if (run := find_run(task, part, effort))])
     versions = {name: version(name) for name in ("torch", "openvino")}
-    write_table(TABLE, rows, versions, key=("network",))
-    write_table(f"{TABLE}_goals", goals(read_table(TABLE)), versions)
+    write_table(TABLE, rows, versions, key=("network", "machine"))
+    here = [line for line in read_table(TABLE) if line["machine"] == machine()]
+    write_table(f"{TABLE}_goals", goals(here), versions, key=("claim", "machine"))
 
 
 def _arguments() -> argparse.Namespace:
