@@ -42,7 +42,7 @@ class Layer:
 class Operation:
     """One traced call: what it is, what it reads, and the shape that it gives.
 
-    `function` says what it computes where its kind stands for several: silu, mul.
+    `function` says what it computes where its kind stands for several: silu, mul, max.
     """
 
     name: str

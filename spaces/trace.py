@@ -73,6 +73,12 @@ _COMPUTES: dict[Callable[..., Any] | str | type[nn.Module], str] = {
     operator.imul: "mul",
     torch.mul: "mul",
     "mul": "mul",
+    nn.MaxPool1d: "max",
+    nn.MaxPool2d: "max",
+    nn.functional.max_pool1d: "max",
+    nn.functional.max_pool2d: "max",
+    torch.max_pool1d: "max",
+    torch.max_pool2d: "max",
 }
 
 

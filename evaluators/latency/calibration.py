@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
+from itertools import product
 from pathlib import Path
 from random import Random
 
@@ -206,7 +207,9 @@ def calibrate_calls(
 
 
 def _uniform_recipes(space: Space) -> list[Recipe]:
-    return [space.uniform(quantized=False), space.uniform(), space.uniform(0.5)]
+    """Return the recipes that treat all layers alike: in floating point and int8, with half the channels, low ranks."""
+    choices = product((0.0, 0.5), (0, len(space.options.ranks)), (False, True))
+    return [space.uniform(ratio, rank_rung, quantized) for ratio, rank_rung, quantized in choices]
 
 
 def random_recipe(space: Space, random: Random) -> Recipe:

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 from gulliver.compressors.compress import Original
 from gulliver.evaluators.latency.kernel import KernelCall
-from gulliver.evaluators.latency.lowering import Lowering, lower
+from gulliver.evaluators.latency.lowering import Lowering, all_calls
 from gulliver.evaluators.latency.runtime import OpenvinoRuntime
 from gulliver.evaluators.latency.target import LatencyModel
 from gulliver.spaces.capabilities import Capabilities
-from gulliver.spaces.choices import Choices
+from gulliver.spaces.choices import Choices, RecipeChoices
 from gulliver.spaces.layer_graph import LayerGraph
 from gulliver.spaces.recipe import Recipe
 from gulliver.spaces.space import Space
@@ -76,8 +76,8 @@ class CpuOpenvino:
 
     def lowering(self, graph: LayerGraph, choices: Choices) -> Lowering:
         """Return the lowering of a network with these choices."""
-        return Lowering(graph, choices, self.batch, self.float_type)
+        return Lowering(graph, choices, self.batch, self.float_type, float_kernels_round=True)
 
     def lower(self, graph: LayerGraph, recipe: Recipe) -> tuple[KernelCall, ...]:
         """Return the kernel calls of the recipe's network, in order of execution."""
-        return lower(graph, recipe, self.batch, self.float_type)
+        return all_calls(graph, self.lowering(graph, RecipeChoices(graph, recipe)))

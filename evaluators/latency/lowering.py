@@ -3,6 +3,7 @@
 What fuses was read from OpenVINO 2026.4's execution graphs on this kind of CPU: a batch norm and an activation
 always fuse into the layer before them; a residual addition fuses into a floating-point convolution but stays a
 pass of its own behind an int8 one; a tensor that is needed both rounded and in floating point costs a conversion.
+A rounding comes before what only selects or joins values (compressors/hoist.py), which then moves integers.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -11,10 +12,10 @@ from math import prod
 
 from gulliver.evaluators.latency.kernel import BYTES_PER_ELEMENT, ComputeKernel, KernelCall, MemoryKernel
 from gulliver.evaluators.latency.target import OperationLowering
-from gulliver.spaces.choices import Choices, RecipeChoices
+from gulliver.spaces.choices import Choices
 from gulliver.spaces.layer_graph import Layer, LayerGraph, Operation
 from gulliver.spaces.parts import Part, parts_of
-from gulliver.spaces.recipe import Quantize, Recipe
+from gulliver.spaces.recipe import Quantize
 from gulliver.spaces.shapes import Channels
 
 _LAYER_KINDS = ("conv1d", "conv2d", "linear")
@@ -31,11 +32,6 @@ def int8_or_float(quantize: Quantize | None, float_type: str) -> str:
     return float_type if quantize is None else _INT8
 
 
-def lower(graph: LayerGraph, recipe: Recipe, batch: int, float_type: str) -> tuple[KernelCall, ...]:
-    """Return the kernel calls of the recipe's network at this batch size, in order of execution."""
-    return all_calls(graph, Lowering(graph, RecipeChoices(graph, recipe), batch, float_type))
-
-
 def all_calls(graph: LayerGraph, lowering: OperationLowering) -> tuple[KernelCall, ...]:
     """Return the kernel calls of all operations of the network, in order of execution."""
     return tuple(call for operation in graph.operations for call in lowering.calls(operation))
@@ -45,8 +41,9 @@ def all_calls(graph: LayerGraph, lowering: OperationLowering) -> tuple[KernelCal
 class Lowering:
     """A network's choices as kernel calls: of each operation, which asks only for the choices that matter to it.
 
-    `precision_of` names the precision of a layer's kernel by its widths. An operation without a tensor as its result,
-    as a split or a size, costs nothing.
+    `precision_of` names the precision of a layer's kernel by its widths; with `float_kernels_round`, a floating-point
+    layer that feeds an int8 one rounds its result before it is converted. An operation without a tensor as its
+    result, as a split or a size, costs nothing.
     """
 
     graph: LayerGraph
@@ -54,6 +51,7 @@ class Lowering:
     batch: int
     float_type: str
     precision_of: PrecisionOf = int8_or_float
+    float_kernels_round: bool = False
     _shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     def calls(self, operation: Operation) -> Iterator[KernelCall]:
@@ -81,13 +79,19 @@ class Lowering:
         layer = self.graph.layers[operation.layer]
         fused, last = self._fused_into(operation)
         converts = self._converts(layer, last)
-        output = _INT8 if self._is_rounded(last.name) and not converts else self.float_type
+        output = _INT8 if self._rounds(layer, last, converts) else self.float_type
         for index, kernel in enumerate(kernels := self._kernels(layer, output)):
             yield KernelCall(kernel, layer.name, fused if index == len(kernels) - 1 else ())
         if "add" in fused:
             yield self._residual_read(operation, last)
         if converts:
             yield self._memory_call("convert", last, _INT8, converts)
+
+    def _rounds(self, layer: Layer, last: Operation, converts: str) -> bool:
+        """Say whether the layer's kernel rounds its result."""
+        if not converts:
+            return self._is_rounded(last.name)
+        return self.float_kernels_round and not self._reads_int8(layer.name) and self._only_user(last) is not None
 
     def _converts(self, layer: Layer, last: Operation) -> str:
         """Return why the layer's result is rounded by a kernel of its own, or nothing if it is not."""
@@ -138,8 +142,8 @@ class Lowering:
         return KernelCall(kernel, operation.name, (), "the residual is read by the convolution")
 
     def _bytes(self, name: str, reader: Operation) -> int:
-        # Of the passes, additions alone take a rounded tensor (compressors/quantize.py); the rest read it as it was.
-        rounded = reader.kind == "add" and self._is_rounded(name)
+        # Of the other passes, additions alone take a rounded tensor (compressors/quantize.py).
+        rounded = (reader.kind == "add" or self._moves_rounded(reader)) and self._is_rounded(name)
         return self._elements(name) * BYTES_PER_ELEMENT[_INT8 if rounded else self.float_type]
 
     def _rounded_output(self, operation: Operation) -> str:
@@ -163,12 +167,23 @@ class Lowering:
         return quantize is not None and quantize.activation_bits <= _INT8_BITS
 
     def _is_rounded(self, name: str) -> bool:
-        """Say whether an int8 layer reads the tensor."""
-        return any(self._is_int8(user) for user in self.graph.users[name])
+        """Say whether an int8 layer reads the tensor, or what moves it to one."""
+        return any(map(self._reads_rounded, self.graph.users[name]))
+
+    def _reads_rounded(self, user: Operation) -> bool:
+        return self._is_int8(user) or self._moves_rounded(user)
+
+    def _moves_rounded(self, operation: Operation) -> bool:
+        """Say whether the operation only selects or joins values, and stands behind their rounding (hoist.py)."""
+        if not (operation.kind in ("flatten", "concat") or (operation.kind == "pool" and operation.function == "max")):
+            return False
+        readers = self.graph.users[operation.name]
+        unshared = all(self.graph.users[name] == (operation,) for name in operation.inputs)
+        return bool(readers) and unshared and all(map(self._reads_rounded, readers))
 
     def _is_needed_in_float(self, name: str) -> bool:
-        """Say whether something other than an int8 layer or an addition reads the tensor too."""
-        return any(user.kind != "add" and not self._is_int8(user) for user in self.graph.users[name])
+        """Say whether something reads the tensor as it was; additions take it rounded too."""
+        return any(user.kind != "add" and not self._reads_rounded(user) for user in self.graph.users[name])
 
     def _is_rounded_by_addition(self, operation: Operation) -> bool:
         """Say whether the result is rounded in the pass that adds the residual."""

@@ -1,6 +1,6 @@
 import pytest
 from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
-from gulliver.evaluators.latency.lowering import lower
+from gulliver.evaluators.latency.kernel import ComputeKernel
 from gulliver.spaces.recipe import LayerRecipe, Quantize, Recipe
 from gulliver.tasks.errors import InputError
 
@@ -21,8 +21,10 @@ def test_conditions_are_said_in_words():
 
 def test_recipes_are_lowered_at_the_targets_batch_and_type(block):
     recipe = Recipe({name: LayerRecipe() for name in block.layers})
-    target = CpuOpenvino(batch=3, float_type="float32")
-    assert target.lower(block, recipe) == lower(block, recipe, 3, "float32")
+    kernels = [it.kernel for it in CpuOpenvino(batch=3, float_type="float32").lower(block, recipe)]
+    convolutions = [it for it in kernels if isinstance(it, ComputeKernel)]
+    assert {(it.batch, it.precision) for it in convolutions} == {(3, "float32")}
+    assert len(convolutions) == len(block.layers)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ import pytest
 import torch
 from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
 from gulliver.evaluators.latency.kernel import ComputeKernel, KernelCall, MemoryKernel
-from gulliver.evaluators.latency.lowering import lower
 from gulliver.spaces.layer_graph import ChannelGroup, Coupling
 from gulliver.spaces.recipe import DECOMPOSITIONS, Decompose, LayerRecipe, Quantize, Recipe, Sparsify
 from gulliver.spaces.space import Space, SpaceOptions
@@ -19,7 +18,7 @@ INT8 = LayerRecipe(quantize=Quantize())
 
 def lowered(graph, float_type="bfloat16", default=None, **choices):
     recipe = Recipe({name: choices.get(name, default or LayerRecipe()) for name in graph.layers})
-    return lower(graph, recipe, 2, float_type)
+    return CpuOpenvino(batch=2, float_type=float_type).lower(graph, recipe)
 
 
 def convolution(inputs, outputs, precision, output, kernel=(3, 3), padding=(1, 1), groups=1, size=(8, 8)):
@@ -54,7 +53,7 @@ def test_in_int8_the_input_is_rounded_and_the_addition_is_a_pass(block):
         (convolution(16, 32, "int8", "int8"), "conv1", ("batch_norm", "relu")),
         (convolution(32, 16, "int8", "bfloat16"), "conv2", ("batch_norm",)),
         (MemoryKernel("add", 2048 * 2 + 2048 + 2048 * 2), "add", ()),
-        (MemoryKernel("pool", 2048 * 2 + 32 * 2), "pool", ()),
+        (MemoryKernel("pool", 2048 * 2 + 32), "pool", ()),
         (linear("int8", "bfloat16"), "linear", ()),
     ]
     assert calls[0].note == "the network's input is rounded"
@@ -78,7 +77,7 @@ def test_one_int8_layer_among_floats_costs_a_conversion(block):
 def test_an_int8_layer_before_an_addition_keeps_it_a_pass(block):
     calls = lowered(block, conv2=INT8)
     assert facts(calls)[1:5] == [
-        (convolution(16, 32, "bfloat16", "bfloat16"), "conv1", ("batch_norm", "relu")),
+        (convolution(16, 32, "bfloat16", "int8"), "conv1", ("batch_norm", "relu")),
         (MemoryKernel("convert", 4096 * 2 + 4096), "relu_1", ()),
         (convolution(32, 16, "int8", "bfloat16"), "conv2", ("batch_norm",)),
         (MemoryKernel("add", 3 * 2048 * 2), "add", ()),
@@ -158,7 +157,7 @@ def test_a_one_dimensional_layer_is_split_by_its_channels():
 
 
 def macs_of(graph, recipe, layer):
-    kernels = (call.kernel for call in lower(graph, recipe, 2, "float32") if call.owner == layer)
+    kernels = (call.kernel for call in CpuOpenvino(batch=2).lower(graph, recipe) if call.owner == layer)
     return sum(kernel.macs for kernel in kernels if isinstance(kernel, ComputeKernel))
 
 
@@ -230,6 +229,44 @@ def test_a_tensor_needed_rounded_and_not_is_converted():
         MemoryKernel("concat", 2 * 2048 * 2 + 4096 * 2),
     ]
     assert calls[2].note == "the output of stem is needed both in int8 and in bfloat16"
+
+
+def test_a_rounding_stands_before_the_pool_that_selects_its_values():
+    layers = [nn.Conv2d(16, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(256, 16)]
+    graph = trace(nn.Sequential(*layers).eval(), (torch.zeros(1, 16, 8, 8),))
+    pool = MemoryKernel("pool", 2048 + 512)
+    assert [call.kernel for call in lowered(graph, default=INT8)][1:3] == [convolution(16, 16, "int8", "int8"), pool]
+    assert [call.kernel for call in lowered(graph, **{"4": INT8})][:3] == [
+        convolution(16, 16, "bfloat16", "int8"),
+        MemoryKernel("convert", 2048 * 2 + 2048),
+        pool,
+    ]
+
+
+def test_an_average_is_rounded_behind_its_pool():
+    layers = [nn.Conv2d(16, 16, 3, padding=1), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(256, 16)]
+    graph = trace(nn.Sequential(*layers).eval(), (torch.zeros(1, 16, 8, 8),))
+    calls = [call.kernel for call in lowered(graph, default=INT8)]
+    assert calls[1:3] == [convolution(16, 16, "int8", "bfloat16"), MemoryKernel("pool", 2048 * 2 + 512)]
+
+
+@pytest.mark.parametrize(("is_shared", "output"), [(False, "int8"), (True, "bfloat16")])
+def test_joined_values_are_rounded_before_they_are_joined_where_nothing_else_reads_them(is_shared, output):
+    class Joined(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.left, self.right, self.conv = (nn.Conv2d(count, 16, 1) for count in (16, 16, 32))
+
+        def forward(self, images):
+            left = self.left(images)
+            both = self.conv(torch.cat([left, self.right(images)], 1))
+            return torch.cat([both, torch.sigmoid(left)], 1) if is_shared else both
+
+    graph = trace(Joined().eval(), (torch.zeros(1, 16, 8, 8),))
+    kernels = [call.kernel for call in lowered(graph, default=INT8)]
+    assert {it.output_precision for it in kernels[1:3]} == {output}
+    size = {"int8": 1, "bfloat16": 2}[output]
+    assert kernels[3] == MemoryKernel("concat", 4096 * size + 4096)
 
 
 class Parts(nn.Module):

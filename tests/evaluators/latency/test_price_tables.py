@@ -102,8 +102,8 @@ def test_all_kernels_are_priced_at_once(space):
     assert tariff.required == len({call.kernel for it in tables for calls in it.values() for call in calls})
 
 
-def test_the_pooling_depends_on_its_channels_alone(space):
-    assert dependencies(space, "pool") == {"sparsity/stem"}
+def test_the_pooling_depends_on_its_channels_and_on_who_reads_it(space):
+    assert dependencies(space, "pool") == {"sparsity/stem", "precision/linear"}
 
 
 def test_a_convolution_depends_on_its_own_choices_its_channels_and_who_reads_it(space):
