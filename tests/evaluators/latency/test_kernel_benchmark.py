@@ -19,7 +19,8 @@ def in_floats(kernel, float_type):
 def test_every_kind_of_kernel_takes_some_time(float_type):
     kinds = [CONVOLUTION, DEPTHWISE, LINEAR, ONE_DIMENSION, HALF]
     integers = [replace(it, output_precision="int8" if it.kind != "linear" else float_type) for it in kinds]
-    mixed = [replace(CONVOLUTION, output_precision=float_type), replace(HALF, precision=float_type)]
+    rounding = (replace(it, precision=float_type, output_precision="int8") for it in kinds)
+    mixed = [replace(CONVOLUTION, output_precision=float_type), *rounding]
     kernels = [*integers, *(in_floats(it, float_type) for it in kinds), *mixed]
     seconds = time_kernels(kernels, threads=1, repetitions=5)
     assert set(seconds) == {REFERENCE, *kernels}
