@@ -5,7 +5,6 @@ import torch
 from gulliver.compressors.export import to_openvino
 from gulliver.compressors.sparsify import rank_channels, removed_indices, sparsify
 from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
-from gulliver.evaluators.latency.lowering import lower
 from gulliver.evaluators.latency.measurement import compile_openvino
 from gulliver.spaces.recipe import LayerRecipe, Recipe, Sparsify
 from gulliver.spaces.space import Space, SpaceOptions
@@ -72,8 +71,8 @@ def test_it_can_be_searched_by_ranks_alone(network):
     target = CpuOpenvino()
     space = Space(graph, target.capabilities, SpaceOptions(bits=(), max_ratio=0.0, ranks=RANKS))
     assert {dimension.method for dimension in space.dimensions} == {"rank"}
-    split = lower(graph, space.uniform(rank_rung=2), target.batch, target.float_type)
-    assert len(split) > len(lower(graph, space.uniform(), target.batch, target.float_type))
+    split = target.lower(graph, space.uniform(rank_rung=2))
+    assert len(split) > len(target.lower(graph, space.uniform()))
 
 
 def test_networks_are_kept_apart_by_what_they_compute(monkeypatch):
