@@ -30,7 +30,7 @@ from scipy.optimize import lsq_linear
 
 _REPETITIONS = 40
 _SEED = 0
-# Errors of fits are 1 to 4% where nothing else runs (docs/decisions/0003).
+# Errors of fits are 2 to 7% (docs/decisions/0003).
 _GOOD_FIT = 0.08
 _ADVICE = "other processes may have run beside; `gulliver calibrate again=true` measures anew"
 # What the scales of int8 and of floating-point kernels may be (docs/decisions/0003).

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -120,20 +121,25 @@ def _branch(index: int, kernel: ComputeKernel, random: np.random.Generator) -> t
     if kernel.output_precision == "int8":
         output = _rounded(output, 0.0, 2.55, 256)
         if kernel.precision != "int8":
-            output = _reader(kernel, output)
+            # Without an int8 reader, a float kernel does not round as in a network.
+            output = _node(_reader(kernel), output, random)
     return ops.result(output), parameter
 
 
-def _reader(kernel: ComputeKernel, values: Any) -> Any:
-    """Return what an int8 layer makes of the values: without one, a float kernel does not round as in a network."""
-    from openvino import opset13 as ops
-
-    shape = (1, kernel.out_channels, *([1] * len(kernel.input_size)))
-    weight = _rounded(ops.constant(np.ones(shape, dtype=np.float32)), -1.27, 1.27, 255)
-    if kernel.kind == "linear":
-        return ops.matmul(values, weight, False, True)
-    ones, zeros = [1] * len(kernel.input_size), [0] * len(kernel.input_size)
-    return ops.convolution(values, weight, ones, zeros, zeros, ones)
+def _reader(kernel: ComputeKernel) -> ComputeKernel:
+    """Return the smallest int8 kernel that reads the kernel's result."""
+    ones, zeros = (1,) * len(kernel.input_size), (0,) * len(kernel.input_size)
+    return replace(
+        kernel,
+        in_channels=kernel.out_channels,
+        out_channels=1,
+        kernel_size=ones,
+        stride=ones,
+        padding=zeros,
+        dilation=ones,
+        groups=1,
+        precision="int8",
+    )
 
 
 def _node(kernel: ComputeKernel, values: Any, random: np.random.Generator) -> Any:
