@@ -1,15 +1,14 @@
 """How well the latency of whole networks is predicted on this CPU: python -m benchmarks.network_latency.
 
 Recipes are drawn at random from the space of each network (bits, channels, ranks, fallback), others than the model is
-fitted to. Ten of them and the untouched network run in turns, one inference of each, in one process with one thread, as
-the finalists of a search do; latencies are medians of CPU time. `mean_error` is that of predictions scaled by how the
+fitted to. They and the untouched network run in turns, in one process with one thread, as the finalists of a search do;
+latencies are medians of CPU time. `mean_error` is that of predictions scaled by how the
 untouched network runs beside them, as a search scales its own; `mean_error_unscaled` that of what the model says. The
 model is fitted in the minutes before; kernel times come from the cache where they are there. Writes
 benchmarks/results/network_latency.csv, where rows of other networks, batches and machines stay.
 """
 
 import argparse
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from random import Random
@@ -19,7 +18,6 @@ from gulliver.compressors.compress import Original, read_original
 from gulliver.evaluators.latency.calibration import measure_recipes, random_recipe
 from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
 from gulliver.evaluators.latency.prediction_error import prediction_error
-from gulliver.spaces.recipe import Recipe
 from gulliver.spaces.space import Space, untouched
 from gulliver.tasks.fashion_resnet import FashionResNet
 from gulliver.tasks.fashion_wide_resnet import FashionWideResNet
@@ -28,7 +26,7 @@ from benchmarks.record import write_table
 
 TASKS = {"fashion_resnet": FashionResNet, "fashion_wide_resnet": FashionWideResNet}
 BATCHES = (1, 32)
-RECIPES, GROUP = 100, 10
+RECIPES = 100
 # Not the calibration's seed, which is 0.
 SEED = 1
 
@@ -75,10 +73,9 @@ def compare(original: Original, target: CpuOpenvino) -> Result:
     recipes = [random_recipe(space, random) for _ in range(RECIPES)]
     predicted = [model.total_ms(target.lower(original.graph, it)) for it in recipes]
     predicted_untouched = model.total_ms(target.lower(original.graph, untouched(original.graph)))
-    groups = [_measured(original, target, recipes[start : start + GROUP]) for start in range(0, RECIPES, GROUP)]
-    measured = [1e3 * it for _, group in groups for it in group]
-    scales = [1e3 * first / predicted_untouched for first, group in groups for _ in group]
-    error = prediction_error([scale * it for scale, it in zip(scales, predicted, strict=True)], measured)
+    first, *measured = (1e3 * it for it in measure_recipes(target, original, [untouched(original.graph), *recipes]))
+    scale = first / predicted_untouched
+    error = prediction_error([scale * it for it in predicted], measured)
     unscaled = prediction_error(predicted, measured)
     return Result(
         original.task.name,
@@ -88,12 +85,6 @@ def compare(original: Original, target: CpuOpenvino) -> Result:
         error.rank_correlation and round(error.rank_correlation, 4),
         round(unscaled.mean, 4),
     )
-
-
-def _measured(original: Original, target: CpuOpenvino, recipes: Sequence[Recipe]) -> tuple[float, list[float]]:
-    """Return the seconds of the untouched network, and those of the recipes beside it."""
-    first, *others = measure_recipes(target, original, [untouched(original.graph), *recipes])
-    return first, others
 
 
 if __name__ == "__main__":

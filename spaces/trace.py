@@ -67,6 +67,7 @@ _IMAGE_DIMENSIONS = 4
 
 # What an operation computes, where others that depend on it must know.
 _COMPUTES: dict[Callable[..., Any] | str | type[nn.Module], str] = {
+    nn.ReLU6: "relu6",
     nn.SiLU: "silu",
     nn.functional.silu: "silu",
     operator.mul: "mul",

@@ -44,8 +44,8 @@ _ANCHOR_COUNTS = 5
 _MOST_SECONDS_PER_NODE = 2e-5
 # How fast a shared machine runs floats beside integers changes from hour to hour (docs/decisions/0003).
 _OLD_SECONDS = 1800.0
-# Named by how kernels are timed: those of before were of cold ones.
-_FOLDER = "warm_kernel_times"
+# Named by how kernels are timed: those of before were of colder ones.
+_FOLDER = "hot_kernel_times"
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ class CpuOpenvino:
     channel_multiple: int = 16
     small_channel_multiple: int = 8
     small_channels: int = 32
-    kernel_repetitions: int = 15
+    kernel_repetitions: int = 60
     calibration_networks: int = 10
     repetitions: int = 100
 

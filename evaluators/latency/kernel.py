@@ -10,7 +10,9 @@ BYTES_PER_ELEMENT = {"int8": 1, "bfloat16": 2, "float16": 2, "float32": 4}
 class ComputeKernel:
     """One convolution or matrix multiplication with its shapes and precisions; equal ones take equal time.
 
-    `input_size` is the height and width of the input (empty for a linear layer, whose rows are `batch`).
+    `input_size` is the height and width of the input (empty for a linear layer, whose rows are `batch`). With
+    `signed_input`, an int8 kernel's inputs may be below zero; a `bare` one has neither bias nor activation, as those of
+    a split layer but the last.
     """
 
     kind: str
@@ -25,6 +27,8 @@ class ComputeKernel:
     groups: int
     precision: str
     output_precision: str
+    signed_input: bool = False
+    bare: bool = False
 
     @property
     def output_size(self) -> tuple[int, ...]:

@@ -1,8 +1,6 @@
-"""Time single kernels on this machine's OpenVINO: the node alone, not the one-layer model around it."""
+"""Time single kernels on this machine's OpenVINO: the node alone, in a model that runs again and again."""
 
-from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,74 +11,83 @@ _KERNELS_PER_MODEL = 12
 _IN_SUCCESSION = 3
 _NODE_TYPES = ("Convolution", "GroupConvolution", "FullyConnected", "MatMul")
 _SEED = 0
-# OpenVINO gives whole microseconds, rounded down.
-_CUT_OFF_SECONDS = 5e-7
+# The first inferences of a model make its kernels' code and find its weights out of the caches.
+_WARM_UP = 5
+# OpenVINO cuts each run of a node to whole microseconds, and their mean once more.
+_CUT_OFF_SECONDS = 1e-6
+_LEAST_SECONDS = 5e-7
 # Neither small nor large, and in every model: by its time the others are compared.
 REFERENCE = ComputeKernel("conv2d", 16, 64, 64, (14, 14), (3, 3), (1, 1), (1, 1), (1, 1), 1, "int8", "int8")
 
 
 def time_kernels(kernels: Sequence[ComputeKernel], threads: int, repetitions: int) -> dict[ComputeKernel, float]:
-    """Return the mean of the lower half of each kernel's node seconds over the repetitions, and that of `REFERENCE`.
+    """Return the seconds of each kernel's node, its mean over so many inferences in succession, and of `REFERENCE`.
 
-    Many kernels share a model, the models take turns, and each holds the reference kernel, by which its times are
-    set right: a shared machine's speed drifts by more than the kernels differ. Node times are wall times in whole
-    microseconds, which another process can only lengthen; hence the lower half. Each kernel is there three times in
-    succession, with inputs and weights of its own, and the fastest of these counts, whose code is warm.
+    Many kernels share a model, and each model holds the reference kernel, by which its times are set right: a shared
+    machine's speed drifts by more than the kernels differ. Each kernel is there three times in succession, with weights
+    of its own, and its inferences are split in two: node times are wall times, which another process can only
+    lengthen, so the least of the six means counts. Nodes write and read as in a network: results are read in their own
+    precision, by a small convolution.
     """
     others = [kernel for kernel in kernels if kernel != REFERENCE]
     chunks = [others[start : start + _KERNELS_PER_MODEL] for start in range(0, len(others), _KERNELS_PER_MODEL)]
-    models = [_TimedModel(_with_references(chunk), threads) for chunk in chunks or [[]]]
-    for _ in range(repetitions):
-        for model in models:
-            model.infer()
-    times = [model.seconds() for model in models]
+    times = [_TimedModel(_with_references(chunk), threads).seconds(repetitions) for chunk in chunks or [[]]]
     reference = float(np.median([some[REFERENCE] for some in times]))
     return {kernel: it * reference / some[REFERENCE] for some in times for kernel, it in some.items()}
 
 
 def _with_references(chunk: list[ComputeKernel]) -> list[ComputeKernel]:
-    """Return the kernels with the reference before, among and behind them, each several times in succession."""
+    """Return the kernels with the reference before, among and behind them."""
     middle = len(chunk) // 2
-    kernels = (REFERENCE, *chunk[:middle], REFERENCE, *chunk[middle:], REFERENCE)
-    return [kernel for kernel in kernels for _ in range(_IN_SUCCESSION)]
+    return [REFERENCE, *chunk[:middle], REFERENCE, *chunk[middle:], REFERENCE]
 
 
 class _TimedModel:
-    """Some kernels side by side in one compiled model, with the node times of its inferences so far."""
+    """Some kernels side by side in one compiled model, each several times in succession."""
 
     def __init__(self, kernels: Sequence[ComputeKernel], threads: int) -> None:
         self._kernels = kernels
         compiled = _compile(kernels, threads)
-        self._owners = _owners(compiled, len(kernels))
+        self._owners = _owners(compiled, len(kernels) * _IN_SUCCESSION)
         self._request = compiled.create_infer_request()
-        self._samples: dict[int, list[float]] = defaultdict(list)
+        self._inferences = 0
 
-    def infer(self) -> None:
-        """Run all kernels once."""
-        self._request.infer()
-        for node in self._request.profiling_info:
-            if node.node_name in self._owners:
-                self._samples[self._owners[node.node_name]].append(node.real_time.total_seconds())
-
-    def seconds(self) -> dict[ComputeKernel, float]:
-        """Return the mean of the lower half of each kernel's seconds, the least of all that are the same kernel."""
+    def seconds(self, repetitions: int) -> dict[ComputeKernel, float]:
+        """Return the seconds of each kernel in an inference, the least of all that are the same kernel."""
+        few = max(1, repetitions // 4)
+        counts = np.array([_WARM_UP, few, max(1, repetitions - few)])
+        sums = np.stack([self._summed_after(count) for count in counts])
+        means = (np.diff(sums, axis=0) / counts[1:, None]).min(0).reshape(len(self._kernels), _IN_SUCCESSION).min(1)
         fastest: dict[ComputeKernel, float] = {}
-        for index, kernel in enumerate(self._kernels):
-            seconds = _mean_of_lower_half(self._samples[index])
-            fastest[kernel] = min(seconds, fastest.get(kernel, seconds))
+        for kernel, mean in zip(self._kernels, np.maximum(means, _LEAST_SECONDS), strict=True):
+            fastest[kernel] = min(float(mean), fastest.get(kernel, np.inf))
         return fastest
 
+    def _summed_after(self, inferences: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """Run all kernels so many times more and return the seconds of each since the model was compiled.
 
-def _mean_of_lower_half(samples: Sequence[float]) -> float:
-    return _CUT_OFF_SECONDS + float(np.mean(np.sort(samples)[: (len(samples) + 1) // 2]))
+        What OpenVINO calls a node's time is its mean over all inferences so far.
+        """
+        for _ in range(inferences):
+            self._request.infer(share_outputs=True)
+        self._inferences += inferences
+        means = np.zeros(len(self._owners))
+        for node in self._request.profiling_info:
+            if node.node_name in self._owners:
+                means[self._owners[node.node_name]] = node.real_time.total_seconds()
+        return self._inferences * (means + _CUT_OFF_SECONDS)
 
 
 def _compile(kernels: Sequence[ComputeKernel], threads: int) -> Any:
     import openvino
 
     random = np.random.default_rng(_SEED)
-    branches = [_branch(index, kernel, random) for index, kernel in enumerate(kernels)]
-    model = openvino.Model([result for result, _ in branches], [parameter for _, parameter in branches])
+    parameters: list[Any] = []
+    results: list[Any] = []
+    for index, kernel in enumerate(kernels):
+        parameters.append(_parameter(kernel))
+        results.extend(_results(index * _IN_SUCCESSION, kernel, parameters[-1], random))
+    model = openvino.Model(results, parameters)
     floats = {kernel.precision for kernel in kernels} | {kernel.output_precision for kernel in kernels}
     settings = {
         "INFERENCE_NUM_THREADS": threads,
@@ -106,40 +113,52 @@ def _index(name: str) -> int:
     return int(name.removeprefix("kernel_").partition("/")[0])
 
 
-def _branch(index: int, kernel: ComputeKernel, random: np.random.Generator) -> tuple[Any, Any]:
-    """Return a result and its parameter with one kernel between them, biased and rectified as in a network."""
+def _parameter(kernel: ComputeKernel) -> Any:
     from openvino import opset13 as ops
 
-    parameter = ops.parameter([kernel.batch, kernel.in_channels, *kernel.input_size], np.float32)
-    values = _rounded(parameter, 0.0, 2.55, 256) if kernel.precision == "int8" else parameter
-    node = _node(kernel, values, random)
-    node.set_friendly_name(f"kernel_{index}/product")
-    bias_shape = [1, kernel.out_channels, *([1] * len(kernel.input_size))]
-    biased = ops.add(node, ops.constant(random.standard_normal(bias_shape).astype(np.float32)))
-    biased.set_friendly_name(f"kernel_{index}/bias")
-    output = ops.relu(biased)
-    if kernel.output_precision == "int8":
-        output = _rounded(output, 0.0, 2.55, 256)
-        if kernel.precision != "int8":
-            # Without an int8 reader, a float kernel does not round as in a network.
-            output = _node(_reader(kernel), output, random)
-    return ops.result(output), parameter
+    return ops.parameter([kernel.batch, kernel.in_channels, *kernel.input_size], np.float32)
 
 
-def _reader(kernel: ComputeKernel) -> ComputeKernel:
-    """Return the smallest int8 kernel that reads the kernel's result."""
-    ones, zeros = (1,) * len(kernel.input_size), (0,) * len(kernel.input_size)
-    return replace(
-        kernel,
-        in_channels=kernel.out_channels,
-        out_channels=1,
-        kernel_size=ones,
-        stride=ones,
-        padding=zeros,
-        dilation=ones,
-        groups=1,
-        precision="int8",
-    )
+def _results(first: int, kernel: ComputeKernel, parameter: Any, random: np.random.Generator) -> Iterator[Any]:
+    """Yield what reads the kernel, once for each time that it is there, numbered from `first`."""
+    from openvino import opset13 as ops
+
+    values = _rounded(parameter, kernel.signed_input) if kernel.precision == "int8" else parameter
+    for index in range(first, first + _IN_SUCCESSION):
+        output = _named(_node(kernel, values, random), index, "product")
+        if not kernel.bare:
+            output = ops.relu(_named(ops.add(output, _bias(kernel, random)), index, "bias"))
+        if kernel.output_precision == "int8":
+            output = _rounded(output, signed=kernel.bare)
+        # Without a reader in the output's own precision, a kernel does not write as in a network.
+        yield ops.result(_read(kernel, output, random))
+
+
+def _named(node: Any, index: int, part: str) -> Any:
+    node.set_friendly_name(f"kernel_{index}/{part}")
+    return node
+
+
+def _bias(kernel: ComputeKernel, random: np.random.Generator) -> Any:
+    from openvino import opset13 as ops
+
+    shape = [1, kernel.out_channels, *([1] * len(kernel.input_size))]
+    return ops.constant(random.standard_normal(shape).astype(np.float32))
+
+
+def _read(kernel: ComputeKernel, values: Any, random: np.random.Generator) -> Any:
+    """Return the smallest convolution of the kernel's result, in its precision.
+
+    Two small linear layers in a row become one node, which is why a convolution reads those too.
+    """
+    from openvino import opset13 as ops
+
+    size = kernel.output_size or (1,)
+    ones, zeros = (1,) * len(size), (0,) * len(size)
+    shape = (kernel.batch, kernel.out_channels, 1, size, ones, ones, zeros, ones, 1)
+    if kernel.kind == "linear":
+        values = ops.reshape(values, [kernel.batch, kernel.out_channels, *size], False)
+    return _node(ComputeKernel("convolution", *shape, kernel.output_precision, ""), values, random)
 
 
 def _node(kernel: ComputeKernel, values: Any, random: np.random.Generator) -> Any:
@@ -147,7 +166,7 @@ def _node(kernel: ComputeKernel, values: Any, random: np.random.Generator) -> An
 
     weight = ops.constant(_weight(kernel, random))
     if kernel.precision == "int8":
-        weight = _rounded(weight, -1.27, 1.27, 255)
+        weight = _fake_quantized(weight, -1.27, 1.27, 255)
     if kernel.kind == "linear":
         return ops.matmul(values, weight, False, True)
     padding, dilation = list(kernel.padding), list(kernel.dilation)
@@ -163,7 +182,11 @@ def _weight(kernel: ComputeKernel, random: np.random.Generator) -> np.ndarray[An
     return np.clip(random.standard_normal(shape) * 0.3, -1.27, 1.27).astype(np.float32)
 
 
-def _rounded(values: Any, low: float, high: float, levels: int) -> Any:
+def _rounded(values: Any, signed: bool) -> Any:
+    return _fake_quantized(values, -1.28, 1.27, 256) if signed else _fake_quantized(values, 0.0, 2.55, 256)
+
+
+def _fake_quantized(values: Any, low: float, high: float, levels: int) -> Any:
     from openvino import opset13 as ops
 
     bounds = [ops.constant(np.array(bound, dtype=np.float32)) for bound in (low, high, low, high)]

@@ -20,6 +20,7 @@ from gulliver.spaces.shapes import Channels
 
 _LAYER_KINDS = ("conv1d", "conv2d", "linear")
 _FUSED_KINDS = ("relu", "activation")
+_KEEP_SIGNS = ("add", "pool", "concat", "flatten")
 _PASS_KINDS = ("add", "batch_norm", "pool", "concat", "other", *_FUSED_KINDS)
 _INT8 = "int8"
 _INT8_BITS = 8
@@ -80,7 +81,8 @@ class Lowering:
         fused, last = self._fused_into(operation)
         converts = self._converts(layer, last)
         output = _INT8 if self._rounds(layer, last, converts) else self.float_type
-        for index, kernel in enumerate(kernels := self._kernels(layer, output)):
+        signed = self._reads_int8(layer.name) and not self._is_non_negative(operation.inputs[0])
+        for index, kernel in enumerate(kernels := self._kernels(layer, output, signed)):
             yield KernelCall(kernel, layer.name, fused if index == len(kernels) - 1 else ())
         if "add" in fused:
             yield self._residual_read(operation, last)
@@ -91,7 +93,7 @@ class Lowering:
         """Say whether the layer's kernel rounds its result."""
         if not converts:
             return self._is_rounded(last.name)
-        return self.float_kernels_round and not self._reads_int8(layer.name) and self._only_user(last) is not None
+        return self.float_kernels_round and not self._reads_int8(layer.name) and not self._is_needed_in_float(last.name)
 
     def _converts(self, layer: Layer, last: Operation) -> str:
         """Return why the layer's result is rounded by a kernel of its own, or nothing if it is not."""
@@ -103,10 +105,17 @@ class Lowering:
             return f"the output of {layer.name} is needed both in int8 and in {self.float_type}"
         return ""
 
-    def _kernels(self, layer: Layer, output: str) -> list[ComputeKernel]:
+    def _is_non_negative(self, name: str) -> bool:
+        """Say whether the tensor has nothing below zero, whatever the inputs are."""
+        operation = self.graph.by_name[name]
+        if operation.kind == "relu" or operation.function == "relu6":
+            return True
+        return operation.kind in _KEEP_SIGNS and all(map(self._is_non_negative, operation.inputs))
+
+    def _kernels(self, layer: Layer, output: str, signed: bool) -> list[ComputeKernel]:
         precision = self.precision_of(self.choices.quantize(layer.name), self.float_type)
         channels = self.choices.channels(layer.name)
-        whole = _kernel(layer, channels, self.batch, precision, output)
+        whole = replace(_kernel(layer, channels, self.batch, precision, output), signed_input=signed)
         split = self.choices.decompose(layer.name)
         if split is None:
             return [whole]
@@ -194,7 +203,12 @@ class Lowering:
         return addition.kind == "add" and unshared and self._absorber(addition) is None
 
     def _absorber(self, addition: Operation) -> Operation | None:
-        """Return the floating-point convolution that computes the addition with its own result, the last of them."""
+        """Return the floating-point convolution that computes the addition with its own result, the last of them.
+
+        None does where another addend is rounded.
+        """
+        if any(map(self._is_rounded, addition.inputs)):
+            return None
         producers = (self._producer(source) for source in addition.inputs)
         floats = [it for it in producers if it is not None and not self._is_int8(it)]
         return max(floats, key=self.graph.operations.index) if floats else None
@@ -292,6 +306,8 @@ def _kernels_of_parts(whole: ComputeKernel, parts: Sequence[Part], between: str)
             padding=part.padding,
             dilation=part.dilation,
             output_precision=whole.output_precision if index == len(parts) - 1 else between,
+            signed_input=whole.signed_input if index == 0 else between == _INT8,
+            bare=index < len(parts) - 1 and between == whole.precision,
         )
         size = kernel.output_size
         yield kernel

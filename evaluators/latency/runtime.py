@@ -25,7 +25,7 @@ class Runtime(Protocol):
         """Return an exported network as a module, for a task to score."""
 
     def measure(self, networks: Mapping[str, tuple[Path, str]], inputs: tuple[Tensor, ...]) -> dict[str, Timing]:
-        """Return the timings of exported networks, each with its float type, one inference of each in turn."""
+        """Return the timings of exported networks, each with its float type, interleaved."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,6 @@ class OpenvinoRuntime:
         return OpenvinoModule(path, float_type)
 
     def measure(self, networks: Mapping[str, tuple[Path, str]], inputs: tuple[Tensor, ...]) -> dict[str, Timing]:
-        """Return the timings of exported networks, each with its float type, one inference of each in turn."""
+        """Return the timings of exported networks, each with its float type, interleaved."""
         compiled = {name: compile_openvino(path, it, self.threads) for name, (path, it) in networks.items()}
         return measure(compiled, inputs, self.repetitions)

@@ -1,8 +1,10 @@
 from dataclasses import replace
+from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
 from gulliver.evaluators.latency.kernel import ComputeKernel
-from gulliver.evaluators.latency.kernel_benchmark import REFERENCE, time_kernels
+from gulliver.evaluators.latency.kernel_benchmark import REFERENCE, _compile, _owners, _TimedModel, time_kernels
 
 CONVOLUTION = ComputeKernel("conv2d", 4, 32, 64, (16, 16), (3, 3), (1, 1), (1, 1), (1, 1), 1, "int8", "int8")
 DEPTHWISE = replace(CONVOLUTION, out_channels=32, groups=32, stride=(2, 2))
@@ -36,3 +38,44 @@ def test_more_work_takes_more_time():
     large = replace(CONVOLUTION, in_channels=256, out_channels=256)
     seconds = time_kernels([CONVOLUTION, large], threads=1, repetitions=15)
     assert seconds[large] > 3 * seconds[CONVOLUTION]  # 32 times the multiply-accumulates
+
+
+class Profile:
+    """A request as OpenVINO's: a node's time is its mean over all inferences so far, cut to microseconds twice."""
+
+    def __init__(self, microseconds):
+        self.left, self.sums, self.count = iter(microseconds), [0] * 3, 0
+
+    def infer(self, share_outputs):
+        assert share_outputs
+        self.count += 1
+        self.sums = [total + int(it) for total, it in zip(self.sums, next(self.left), strict=True)]
+
+    @property
+    def profiling_info(self):
+        means = (timedelta(microseconds=it // self.count) for it in self.sums)
+        return [SimpleNamespace(node_name=f"node {index}", real_time=it) for index, it in enumerate(means)]
+
+
+def test_a_kernels_time_is_of_the_inferences_behind_the_first_ones_and_of_the_fastest_third():
+    model = object.__new__(_TimedModel)
+    model._kernels, model._owners, model._inferences = [CONVOLUTION], {f"node {it}": it for it in range(3)}, 0
+    slow, fast = (900.9, 500.5, 70.7), (40.4, 20.2, 30.3)
+    # Of the sixty that count, the first fifteen are disturbed.
+    model._request = Profile([slow] * 5 + [(80.0, 60.0, 90.0)] * 15 + [fast] * 45)
+    assert model.seconds(60)[CONVOLUTION] == pytest.approx(20.5e-6, abs=1e-6)
+
+
+ROUNDS, BARE, SIGNED = {"output_precision": "int8"}, {"bare": True}, {"signed_input": True}
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize("kernel", [CONVOLUTION, LINEAR, ONE_DIMENSION], ids=lambda it: it.kind)
+@pytest.mark.parametrize("precision", ["int8", "bfloat16"])
+def test_every_kernel_is_a_node_of_its_own(kernel, batch, precision):
+    floats = replace(kernel, batch=batch, precision=precision, output_precision="bfloat16")
+    kernels = [floats, replace(floats, **ROUNDS), replace(floats, output_precision=precision, **BARE)]
+    if precision == "int8":
+        kernels += [replace(it, **SIGNED) for it in kernels]
+    compiled = _compile(kernels, threads=1)
+    assert len(_owners(compiled, 3 * len(kernels))) == 3 * len(kernels)

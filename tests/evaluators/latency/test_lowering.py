@@ -21,8 +21,14 @@ def lowered(graph, float_type="bfloat16", default=None, **choices):
     return CpuOpenvino(batch=2, float_type=float_type).lower(graph, recipe)
 
 
-def convolution(inputs, outputs, precision, output, kernel=(3, 3), padding=(1, 1), groups=1, size=(8, 8)):
-    return ComputeKernel("conv2d", 2, inputs, outputs, size, kernel, (1, 1), padding, (1, 1), groups, precision, output)
+def convolution(inputs, outputs, precision, output, kernel=(3, 3), padding=(1, 1), groups=1, size=(8, 8), **facts):
+    shape = (size, kernel, (1, 1), padding, (1, 1), groups)
+    return ComputeKernel("conv2d", 2, inputs, outputs, *shape, precision, output, **facts)
+
+
+def signed(inputs, outputs, output, **facts):
+    """Return an int8 convolution whose inputs may be below zero."""
+    return convolution(inputs, outputs, "int8", output, signed_input=True, **facts)
 
 
 def linear(precision, output):
@@ -49,7 +55,7 @@ def test_in_int8_the_input_is_rounded_and_the_addition_is_a_pass(block):
     calls = lowered(block, default=INT8)
     assert facts(calls) == [
         (MemoryKernel("round", 2048 * 2 + 2048), "images", ()),
-        (convolution(16, 16, "int8", "int8"), "stem", ("relu",)),
+        (signed(16, 16, "int8"), "stem", ("relu",)),
         (convolution(16, 32, "int8", "int8"), "conv1", ("batch_norm", "relu")),
         (convolution(32, 16, "int8", "bfloat16"), "conv2", ("batch_norm",)),
         (MemoryKernel("add", 2048 * 2 + 2048 + 2048 * 2), "add", ()),
@@ -60,14 +66,14 @@ def test_in_int8_the_input_is_rounded_and_the_addition_is_a_pass(block):
     assert calls[4].note == "an int8 convolution absorbs no addition"
 
 
-def test_one_int8_layer_among_floats_costs_a_conversion(block):
+def test_one_int8_layer_among_floats_costs_a_conversion_and_the_addition_reads_what_was_rounded(block):
     calls = lowered(block, conv1=INT8)
     assert facts(calls) == [
-        (convolution(16, 16, "bfloat16", "bfloat16"), "stem", ("relu",)),
+        (convolution(16, 16, "bfloat16", "int8"), "stem", ("relu",)),
         (MemoryKernel("convert", 2048 * 2 + 2048), "relu", ()),
         (convolution(16, 32, "int8", "bfloat16"), "conv1", ("batch_norm", "relu")),
-        (convolution(32, 16, "bfloat16", "bfloat16"), "conv2", ("batch_norm", "add", "relu")),
-        (MemoryKernel("fused_add", 2048 * 2), "conv2", ()),
+        (convolution(32, 16, "bfloat16", "bfloat16"), "conv2", ("batch_norm",)),
+        (MemoryKernel("add", 2048 * 2 + 2048 + 2048 * 2), "add", ()),
         (MemoryKernel("pool", 2048 * 2 + 32 * 2), "pool", ()),
         (linear("bfloat16", "bfloat16"), "linear", ()),
     ]
@@ -94,9 +100,10 @@ def test_in_float32_passes_move_four_bytes_an_element(block):
 def test_a_split_layer_is_two_kernels_and_the_second_fuses(quantize, precision, block):
     calls = lowered(block, conv1=LayerRecipe(None, Decompose(8), quantize))
     first, second = (call for call in calls if call.owner == "conv1")
+    between = {"signed_input": precision == "int8"}
     assert facts([first, second]) == [
-        (convolution(16, 8, precision, precision, (3, 1), (1, 0)), "conv1", ()),
-        (convolution(8, 32, precision, "bfloat16", (1, 3), (0, 1)), "conv1", ("batch_norm", "relu")),
+        (convolution(16, 8, precision, precision, (3, 1), (1, 0), bare=True), "conv1", ()),
+        (convolution(8, 32, precision, "bfloat16", (1, 3), (0, 1), **between), "conv1", ("batch_norm", "relu")),
     ]
     assert first.kernel.macs + second.kernel.macs == 2 * 64 * 8 * (16 * 3 + 32 * 3)
 
@@ -105,9 +112,10 @@ def test_a_split_layer_is_two_kernels_and_the_second_fuses(quantize, precision, 
 def test_a_layer_split_by_channels_is_a_thinner_convolution_and_a_1x1_that_fuses(quantize, precision, block):
     calls = lowered(block, conv1=LayerRecipe(None, Decompose(8, "channel_svd"), quantize))
     first, second = (call for call in calls if call.owner == "conv1")
+    between = {"signed_input": precision == "int8"}
     assert facts([first, second]) == [
-        (convolution(16, 8, precision, precision), "conv1", ()),
-        (convolution(8, 32, precision, "bfloat16", (1, 1), (0, 0)), "conv1", ("batch_norm", "relu")),
+        (convolution(16, 8, precision, precision, bare=True), "conv1", ()),
+        (convolution(8, 32, precision, "bfloat16", (1, 1), (0, 0), **between), "conv1", ("batch_norm", "relu")),
     ]
     assert first.kernel.macs == 2 * 64 * 16 * 8 * 9
     assert second.kernel.macs == 2 * 64 * 8 * 32
@@ -117,10 +125,11 @@ def test_a_layer_split_by_channels_is_a_thinner_convolution_and_a_1x1_that_fuses
 def test_a_layer_split_by_tucker_is_a_core_between_two_1x1_of_which_the_last_fuses(quantize, precision, block):
     calls = lowered(block, conv1=LayerRecipe(None, Decompose(8, "tucker2", 6), quantize))
     parts = [call for call in calls if call.owner == "conv1"]
+    between = {"signed_input": precision == "int8"}
     assert facts(parts) == [
-        (convolution(16, 6, precision, precision, (1, 1), (0, 0)), "conv1", ()),
-        (convolution(6, 8, precision, precision), "conv1", ()),
-        (convolution(8, 32, precision, "bfloat16", (1, 1), (0, 0)), "conv1", ("batch_norm", "relu")),
+        (convolution(16, 6, precision, precision, (1, 1), (0, 0), bare=True), "conv1", ()),
+        (convolution(6, 8, precision, precision, bare=True, **between), "conv1", ()),
+        (convolution(8, 32, precision, "bfloat16", (1, 1), (0, 0), **between), "conv1", ("batch_norm", "relu")),
     ]
     assert [call.kernel.macs for call in parts] == [2 * 64 * 16 * 6, 2 * 64 * 6 * 8 * 9, 2 * 64 * 8 * 32]
 
@@ -235,7 +244,7 @@ def test_a_rounding_stands_before_the_pool_that_selects_its_values():
     layers = [nn.Conv2d(16, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(256, 16)]
     graph = trace(nn.Sequential(*layers).eval(), (torch.zeros(1, 16, 8, 8),))
     pool = MemoryKernel("pool", 2048 + 512)
-    assert [call.kernel for call in lowered(graph, default=INT8)][1:3] == [convolution(16, 16, "int8", "int8"), pool]
+    assert [call.kernel for call in lowered(graph, default=INT8)][1:3] == [signed(16, 16, "int8"), pool]
     assert [call.kernel for call in lowered(graph, **{"4": INT8})][:3] == [
         convolution(16, 16, "bfloat16", "int8"),
         MemoryKernel("convert", 2048 * 2 + 2048),
@@ -247,7 +256,31 @@ def test_an_average_is_rounded_behind_its_pool():
     layers = [nn.Conv2d(16, 16, 3, padding=1), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(256, 16)]
     graph = trace(nn.Sequential(*layers).eval(), (torch.zeros(1, 16, 8, 8),))
     calls = [call.kernel for call in lowered(graph, default=INT8)]
-    assert calls[1:3] == [convolution(16, 16, "int8", "bfloat16"), MemoryKernel("pool", 2048 * 2 + 512)]
+    assert calls[1:3] == [signed(16, 16, "bfloat16"), MemoryKernel("pool", 2048 * 2 + 512)]
+
+
+def test_what_a_relu_gave_stays_without_signs_through_pools_joins_and_additions():
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.left, self.right, self.head = (nn.Conv2d(count, 16, 1) for count in (16, 16, 16, 32))
+            self.rectify, self.clip, self.average = nn.ReLU(), nn.ReLU6(), nn.AvgPool2d(2)
+
+        def forward(self, images):
+            stem = self.clip(self.stem(images))
+            both = torch.cat([self.rectify(self.left(stem)), stem + self.rectify(self.right(stem))], 1)
+            return self.head(self.average(both))
+
+    graph = trace(Network().eval(), (torch.zeros(1, 16, 8, 8),))
+    kernels = (call.kernel for call in lowered(graph, default=INT8))
+    assert [it.signed_input for it in kernels if isinstance(it, ComputeKernel)] == [True, False, False, False]
+
+
+@pytest.mark.parametrize("last", [nn.SiLU(), nn.Identity(), nn.BatchNorm2d(16)])
+def test_what_no_relu_gave_may_be_below_zero(last):
+    graph = trace(nn.Sequential(nn.Conv2d(16, 16, 1), last, nn.Conv2d(16, 16, 1)).eval(), (torch.zeros(1, 16, 8, 8),))
+    assert lowered(graph, default=INT8)[-1].kernel.signed_input
+    assert not lowered(graph)[-1].kernel.signed_input
 
 
 @pytest.mark.parametrize(("is_shared", "output"), [(False, "int8"), (True, "bfloat16")])
