@@ -18,8 +18,6 @@ from gulliver.compressors.export import save_openvino, to_openvino
 from gulliver.evaluators.accuracy import score
 from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
 from gulliver.search.api import search
-from gulliver.search.finalists import Finalist
-from gulliver.search.result import Result
 from gulliver.search.settings import Budget, FinalistSettings, TrialSettings
 from gulliver.search.tracking import TrackingSettings
 from gulliver.spaces.layer_graph import LayerGraph
@@ -170,18 +168,14 @@ def _search(job: Job, space: SpaceOptions) -> Made:
         trial=TrialSettings(samples=TRIAL_SAMPLES),
         finalists=FinalistSettings(count=job.effort.finalists, finetune=job.finetune),
     )
-    within = [it for it in result.finalists if _drop(it, result) <= MAX_DROP]
-    chosen = min(within, key=lambda it: it.measured.latency_ms, default=result.best)
+    chosen = result.best
     assert chosen.model_path is not None
     for suffix in (".xml", ".bin"):
         shutil.copy(chosen.model_path.with_suffix(suffix), (job.out / MODEL).with_suffix(suffix))
     chosen.recipe.save(job.out / "recipe.yaml")
-    return Made(f"{len(within)} of {len(result.finalists)} finalists within the drop, front of {len(result.front)}")
-
-
-def _drop(finalist: Finalist, result: Result) -> float:
-    """Return what a finalist loses on the search split: all methods are held to the same, without a margin."""
-    return round(result.baseline.accuracy_search - finalist.measured.accuracy_search, 9)
+    promising = sum(it.likely_drop <= MAX_DROP for it in result.finalists)
+    note = f"{promising} of {len(result.finalists)} finalists likely to lose no more, front of {len(result.front)}"
+    return Made(f"{note}; likely {100 * chosen.likely_drop:.2f} points")
 
 
 def int4_qat(job: Job) -> Made:
