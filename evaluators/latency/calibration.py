@@ -1,8 +1,8 @@
 """Calibrate this machine's latency model: kernel times, and what boundaries and unfused passes cost.
 
-The model: seconds = sum over precisions of scale * kernel seconds + bytes of memory passes / bandwidth
-+ seconds a node + seconds a network. A node is a kernel, or a pass that is not fused into one. Its few coefficients are
-fitted, none below zero, to whole networks of mixed recipes measured on this machine.
+The model: seconds = sum over precisions of scale * kernel seconds + bytes of memory passes / bandwidth + bytes of
+weights / bandwidth + seconds a node + seconds a network. A node is a kernel, or a pass that is not fused into one. Its
+few coefficients are fitted, none below zero, to whole networks of mixed recipes measured on this machine.
 """
 
 import json
@@ -40,6 +40,8 @@ _SCALES = ((0.5, 2.0), (0.5, 2.0))
 _MOST_SECONDS_PER_NETWORK, _MOST_OF_A_NETWORK = 2e-4, 0.1
 # Predictions are scaled by how the untouched network runs, so that what the fit misses it by, it misses all others by.
 _ANCHOR_COUNTS = 5
+# Weights that do not stay in the nearest caches come from the farther ones, at 10 GB/s at least (docs/decisions/0003).
+_MOST_SECONDS_PER_WEIGHT_BYTE = 1e-10
 # What lies between two nodes at most: 5 to 15 us were fitted at batch 32 (docs/decisions/0003).
 _MOST_SECONDS_PER_NODE = 2e-5
 # How fast a shared machine runs floats beside integers changes from hour to hour (docs/decisions/0003).
@@ -55,6 +57,7 @@ class Coefficients:
     int8_scale: float
     float_scale: float
     seconds_per_byte: float
+    seconds_per_weight_byte: float
     seconds_per_node: float
     seconds_per_network: float
     networks: float
@@ -87,7 +90,8 @@ class CpuLatencyModel:
         between = fitted.seconds_per_node * _is_node(kernel)
         if isinstance(kernel, ComputeKernel):
             scale = fitted.int8_scale if kernel.precision == "int8" else fitted.float_scale
-            return between + scale * self.table.seconds(kernel)
+            weights = fitted.seconds_per_weight_byte * kernel.weight_bytes
+            return between + scale * self.table.seconds(kernel) + weights
         return between + fitted.seconds_per_byte * kernel.bytes_moved
 
     def total_ms(self, calls: Sequence[KernelCall]) -> float:
@@ -151,14 +155,15 @@ def fit(
     # A kernel table's microseconds and a tensor's bytes are brought to one size, as the solver wants them.
     sizes = np.where(shares.any(axis=0), shares.max(axis=0), 1.0)
     per_network_s = max(_MOST_SECONDS_PER_NETWORK, _MOST_OF_A_NETWORK * wanted.min())
-    bounds = np.array([*_SCALES, (0.0, np.inf), (0.0, _MOST_SECONDS_PER_NODE), (0.0, per_network_s)]).T
+    most = (np.inf, _MOST_SECONDS_PER_WEIGHT_BYTE, _MOST_SECONDS_PER_NODE, per_network_s)
+    bounds = np.array([*_SCALES, *((0.0, it) for it in most)]).T
     roots = np.sqrt(np.ones(len(wanted)) if counts is None else counts)
     found = lsq_linear(shares * roots[:, None] / sizes, roots, bounds * sizes, method="bvls").x / sizes
     # The solver may miss a bound by its last digits.
     weights = np.clip(found, *bounds)
     error = float(np.abs(features @ weights / wanted - 1).mean())
-    names = ("int8_scale", "float_scale", "seconds_per_byte", "seconds_per_node", "seconds_per_network")
-    fitted = {name: float(weight) for name, weight in zip(names, weights, strict=True)}
+    names = [it.name for it in fields(Coefficients)]
+    fitted = {name: float(weight) for name, weight in zip(names, weights, strict=False)}
     return Coefficients(**fitted, networks=len(wanted), mean_error=error)
 
 
@@ -168,6 +173,7 @@ def _features(calls: Sequence[KernelCall], table: KernelTable) -> Iterator[float
     yield sum(table.seconds(kernel) for kernel in compute if kernel.precision == "int8")
     yield sum(table.seconds(kernel) for kernel in compute if kernel.precision != "int8")
     yield sum(kernel.bytes_moved for kernel in memory)
+    yield sum(kernel.weight_bytes for kernel in compute)
     yield sum(_is_node(call.kernel) for call in calls)
     yield 1.0
 

@@ -47,6 +47,12 @@ class ComputeKernel:
         return outputs * (self.in_channels // self.groups) * prod(self.kernel_size)
 
     @property
+    def weight_bytes(self) -> int:
+        """Return the bytes of the weights in the kernel's own precision."""
+        count = self.in_channels // self.groups * self.out_channels * prod(self.kernel_size)
+        return count * BYTES_PER_ELEMENT[self.precision]
+
+    @property
     def description(self) -> str:
         """Return the kernel in a few words."""
         channels = f"{self.in_channels} -> {self.out_channels}"

@@ -1,5 +1,6 @@
 """Time single kernels on this machine's OpenVINO: the node alone, in a model that runs again and again."""
 
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -8,11 +9,13 @@ from gulliver.evaluators.latency.kernel import ComputeKernel
 
 _KERNELS_PER_MODEL = 12
 # The first run of a kernel in an inference finds its code out of the caches, the next ones do not.
-_IN_SUCCESSION = 3
+_IN_SUCCESSION = 2
 _NODE_TYPES = ("Convolution", "GroupConvolution", "FullyConnected", "MatMul")
 _SEED = 0
-# The first inferences of a model make its kernels' code and find its weights out of the caches.
-_WARM_UP = 5
+# Behind the first inference, which makes the kernels' code, as many find weights out of the caches.
+_WARM_UP = 3
+# Large kernels need few inferences, as they are long beside a microsecond.
+_MOST_SECONDS, _FEWEST = 0.15, 12
 # OpenVINO cuts each run of a node to whole microseconds, and their mean once more.
 _CUT_OFF_SECONDS = 1e-6
 _LEAST_SECONDS = 5e-7
@@ -21,13 +24,13 @@ REFERENCE = ComputeKernel("conv2d", 16, 64, 64, (14, 14), (3, 3), (1, 1), (1, 1)
 
 
 def time_kernels(kernels: Sequence[ComputeKernel], threads: int, repetitions: int) -> dict[ComputeKernel, float]:
-    """Return the seconds of each kernel's node, its mean over so many inferences in succession, and of `REFERENCE`.
+    """Return the seconds of each kernel's node, its mean over inferences in succession, and those of `REFERENCE`.
 
     Many kernels share a model, and each model holds the reference kernel, by which its times are set right: a shared
-    machine's speed drifts by more than the kernels differ. Each kernel is there three times in succession, with weights
-    of its own, and its inferences are split in two: node times are wall times, which another process can only
-    lengthen, so the least of the six means counts. Nodes write and read as in a network: results are read in their own
-    precision, by a small convolution.
+    machine's speed drifts by more than the kernels differ. Each kernel is there twice in succession, with weights of
+    its own, and its inferences, of which there are fewer than `repetitions` where these would take long, are split in
+    two: node times are wall times, which another process can only lengthen, so the least of the four means counts.
+    Nodes write and read as in a network: results are read in their own precision, by a small convolution.
     """
     others = [kernel for kernel in kernels if kernel != REFERENCE]
     chunks = [others[start : start + _KERNELS_PER_MODEL] for start in range(0, len(others), _KERNELS_PER_MODEL)]
@@ -54,8 +57,10 @@ class _TimedModel:
 
     def seconds(self, repetitions: int) -> dict[ComputeKernel, float]:
         """Return the seconds of each kernel in an inference, the least of all that are the same kernel."""
-        few = max(1, repetitions // 4)
-        counts = np.array([_WARM_UP, few, max(1, repetitions - few)])
+        self._run(1)
+        seconds_each = self._run(_WARM_UP) / _WARM_UP
+        many = int(np.clip(_MOST_SECONDS / seconds_each, _FEWEST, repetitions))
+        counts = np.array([1, max(1, many // 4), max(1, many - many // 4)])
         sums = np.stack([self._summed_after(count) for count in counts])
         means = (np.diff(sums, axis=0) / counts[1:, None]).min(0).reshape(len(self._kernels), _IN_SUCCESSION).min(1)
         fastest: dict[ComputeKernel, float] = {}
@@ -63,14 +68,20 @@ class _TimedModel:
             fastest[kernel] = min(float(mean), fastest.get(kernel, np.inf))
         return fastest
 
+    def _run(self, inferences: int) -> float:
+        """Run all kernels so many times and return the seconds that this took."""
+        start = time.perf_counter()
+        for _ in range(inferences):
+            self._request.infer(share_outputs=True)
+        self._inferences += inferences
+        return time.perf_counter() - start
+
     def _summed_after(self, inferences: int) -> np.ndarray[Any, np.dtype[np.float64]]:
         """Run all kernels so many times more and return the seconds of each since the model was compiled.
 
         What OpenVINO calls a node's time is its mean over all inferences so far.
         """
-        for _ in range(inferences):
-            self._request.infer(share_outputs=True)
-        self._inferences += inferences
+        self._run(inferences)
         means = np.zeros(len(self._owners))
         for node in self._request.profiling_info:
             if node.node_name in self._owners:

@@ -24,6 +24,7 @@ TRUE = {
     "int8_scale": 1.1,
     "float_scale": 0.9,
     "seconds_per_byte": 5e-11,
+    "seconds_per_weight_byte": 1e-12,
     "seconds_per_node": 2e-6,
     "seconds_per_network": 3e-5,
 }
@@ -80,8 +81,8 @@ def test_a_fit_to_noisy_times_is_never_negative_and_knows_its_error(table):
 
 
 def test_where_the_solver_misses_a_bound_by_its_last_digits_nothing_takes_less_than_no_time(table):
-    # With these times it gives -3e-20 seconds a byte or a node.
-    random = np.random.default_rng(20)
+    # With these times it gives -1e-21 seconds a node.
+    random = np.random.default_rng(2)
     networks = [network(random) for _ in range(4)]
     truth = CpuLatencyModel(table, Coefficients(**TRUE, networks=0, mean_error=0))
     noisy = [1e-3 * truth.total_ms(calls) * random.uniform(0.5, 1.5) for calls in networks]
@@ -121,6 +122,13 @@ def test_what_lies_between_two_nodes_is_at_most_20_us(table):
     assert fit(networks, [1e-3 * slow.total_ms(calls) for calls in networks], table).seconds_per_node == 2e-5
 
 
+def test_weights_come_at_10_gigabytes_a_second_at_least(table):
+    random = np.random.default_rng(0)
+    networks = [network(random) for _ in range(12)]
+    slow = CpuLatencyModel(table, Coefficients(**TRUE | {"seconds_per_weight_byte": 1e-9}, networks=0, mean_error=0))
+    assert fit(networks, [1e-3 * slow.total_ms(calls) for calls in networks], table).seconds_per_weight_byte == 1e-10
+
+
 def test_what_a_busy_machine_adds_to_every_inference_is_not_taken_for_the_networks_own(table):
     random = np.random.default_rng(0)
     networks = [network(random) for _ in range(12)]
@@ -147,7 +155,8 @@ def test_the_model_adds_nodes_and_the_network_by_hand(table):
         call(MemoryKernel("add", 1_000_000)),
         call(MemoryKernel("fused_add", 1_000_000)),
     ]
-    seconds = [2e-6 + 1.1 * 1e-5, 2e-6 + 0.9 * 3e-5, 2e-6 + 5e-5, 5e-5]
+    # 300 * 300 weights of one and of two bytes.
+    seconds = [2e-6 + 1.1 * 1e-5 + 9e-8, 2e-6 + 0.9 * 3e-5 + 1.8e-7, 2e-6 + 5e-5, 5e-5]
     assert [model.seconds(it) for it in calls] == pytest.approx(seconds)
     assert model.total_ms(calls) == pytest.approx(1e3 * (3e-5 + sum(seconds)))
     assert model.total_ms([]) == pytest.approx(0.03)

@@ -58,3 +58,10 @@ def test_equal_kernels_are_one_key_and_can_be_sorted():
 
 def test_bytes_of_every_type():
     assert BYTES_PER_ELEMENT == {"int8": 1, "bfloat16": 2, "float16": 2, "float32": 4}
+
+
+def test_the_bytes_of_weights_by_hand():
+    assert convolution().weight_bytes == 16 * 32 * 9
+    assert convolution(groups=16, precision="bfloat16").weight_bytes == 32 * 9 * 2
+    linear = ComputeKernel("linear", 7, 16, 10, (), (), (), (), (), 1, "float32", "float32")
+    assert linear.weight_bytes == 160 * 4
