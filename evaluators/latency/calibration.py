@@ -1,8 +1,8 @@
 """Calibrate this machine's latency model: kernel times, and what boundaries and unfused passes cost.
 
 The model: seconds = sum over precisions of scale * kernel seconds + bytes of memory passes / bandwidth + bytes of
-weights / bandwidth + seconds a node + seconds a network. A node is a kernel, or a pass that is not fused into one. Its
-few coefficients are fitted, none below zero, to whole networks of mixed recipes measured on this machine.
+weights / bandwidth + seconds a node + seconds a network. A node is a kernel or a pass. Its few coefficients are fitted,
+none below zero, to whole networks of mixed recipes measured on this machine.
 """
 
 import json
@@ -87,7 +87,7 @@ class CpuLatencyModel:
     def seconds(self, call: KernelCall) -> float:
         """Return the modelled seconds of one call; a kernel that is not in the table is measured."""
         kernel, fitted = call.kernel, self.coefficients
-        between = fitted.seconds_per_node * _is_node(kernel)
+        between = fitted.seconds_per_node
         if isinstance(kernel, ComputeKernel):
             scale = fitted.int8_scale if kernel.precision == "int8" else fitted.float_scale
             weights = fitted.seconds_per_weight_byte * kernel.weight_bytes
@@ -174,13 +174,8 @@ def _features(calls: Sequence[KernelCall], table: KernelTable) -> Iterator[float
     yield sum(table.seconds(kernel) for kernel in compute if kernel.precision != "int8")
     yield sum(kernel.bytes_moved for kernel in memory)
     yield sum(kernel.weight_bytes for kernel in compute)
-    yield sum(_is_node(call.kernel) for call in calls)
+    yield len(calls)
     yield 1.0
-
-
-def _is_node(kernel: Kernel) -> bool:
-    """Whether the kernel is run by itself, not as a part of the one before."""
-    return isinstance(kernel, ComputeKernel) or kernel.kind != "fused_add"
 
 
 def _read(path: Path) -> Coefficients | None:

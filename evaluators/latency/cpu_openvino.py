@@ -76,7 +76,7 @@ class CpuOpenvino:
 
     def lowering(self, graph: LayerGraph, choices: Choices) -> Lowering:
         """Return the lowering of a network with these choices."""
-        return Lowering(graph, choices, self.batch, self.float_type, float_kernels_round=True)
+        return Lowering(graph, choices, self.batch, self.float_type, tells_kernels_apart=True)
 
     def lower(self, graph: LayerGraph, recipe: Recipe) -> tuple[KernelCall, ...]:
         """Return the kernel calls of the recipe's network, in order of execution."""

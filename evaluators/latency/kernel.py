@@ -12,7 +12,7 @@ class ComputeKernel:
 
     `input_size` is the height and width of the input (empty for a linear layer, whose rows are `batch`). With
     `signed_input`, an int8 kernel's inputs may be below zero; a `bare` one has neither bias nor activation, as those of
-    a split layer but the last.
+    a split layer but the last; one that `adds` adds a tensor of its result's shape to that.
     """
 
     kind: str
@@ -29,6 +29,7 @@ class ComputeKernel:
     output_precision: str
     signed_input: bool = False
     bare: bool = False
+    adds: bool = False
 
     @property
     def output_size(self) -> tuple[int, ...]:

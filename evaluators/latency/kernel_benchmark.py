@@ -1,7 +1,7 @@
 """Time single kernels on this machine's OpenVINO: the node alone, in a model that runs again and again."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -92,13 +92,7 @@ class _TimedModel:
 def _compile(kernels: Sequence[ComputeKernel], threads: int) -> Any:
     import openvino
 
-    random = np.random.default_rng(_SEED)
-    parameters: list[Any] = []
-    results: list[Any] = []
-    for index, kernel in enumerate(kernels):
-        parameters.append(_parameter(kernel))
-        results.extend(_results(index * _IN_SUCCESSION, kernel, parameters[-1], random))
-    model = openvino.Model(results, parameters)
+    model = _model(kernels)
     floats = {kernel.precision for kernel in kernels} | {kernel.output_precision for kernel in kernels}
     settings = {
         "INFERENCE_NUM_THREADS": threads,
@@ -106,6 +100,24 @@ def _compile(kernels: Sequence[ComputeKernel], threads: int) -> Any:
         "PERF_COUNT": True,
     }
     return openvino.Core().compile_model(model, "CPU", settings)
+
+
+def _model(kernels: Sequence[ComputeKernel]) -> Any:
+    import openvino
+
+    random = np.random.default_rng(_SEED)
+    parameters: list[Any] = []
+    results: list[Any] = []
+    for index, kernel in enumerate(kernels):
+        inputs = _parameter([kernel.batch, kernel.in_channels, *kernel.input_size])
+        values = _rounded(inputs, kernel.signed_input) if kernel.precision == "int8" else inputs
+        parameters.append(inputs)
+        for copy in range(index * _IN_SUCCESSION, (index + 1) * _IN_SUCCESSION):
+            # An addition may write where its addend was, so that each needs one of its own.
+            addends = [_parameter([kernel.batch, kernel.out_channels, *kernel.output_size])] if kernel.adds else []
+            parameters.extend(addends)
+            results.append(_result(copy, kernel, values, addends, random))
+    return openvino.Model(results, parameters)
 
 
 def _owners(compiled: Any, count: int) -> dict[str, int]:
@@ -124,25 +136,27 @@ def _index(name: str) -> int:
     return int(name.removeprefix("kernel_").partition("/")[0])
 
 
-def _parameter(kernel: ComputeKernel) -> Any:
+def _parameter(shape: list[int]) -> Any:
     from openvino import opset13 as ops
 
-    return ops.parameter([kernel.batch, kernel.in_channels, *kernel.input_size], np.float32)
+    return ops.parameter(shape, np.float32)
 
 
-def _results(first: int, kernel: ComputeKernel, parameter: Any, random: np.random.Generator) -> Iterator[Any]:
-    """Yield what reads the kernel, once for each time that it is there, numbered from `first`."""
+def _result(index: int, kernel: ComputeKernel, values: Any, addends: list[Any], random: np.random.Generator) -> Any:
+    """Return what reads the kernel's result, the kernel being the one of this index."""
     from openvino import opset13 as ops
 
-    values = _rounded(parameter, kernel.signed_input) if kernel.precision == "int8" else parameter
-    for index in range(first, first + _IN_SUCCESSION):
-        output = _named(_node(kernel, values, random), index, "product")
-        if not kernel.bare:
-            output = ops.relu(_named(ops.add(output, _bias(kernel, random)), index, "bias"))
-        if kernel.output_precision == "int8":
-            output = _rounded(output, signed=kernel.bare)
-        # Without a reader in the output's own precision, a kernel does not write as in a network.
-        yield ops.result(_read(kernel, output, random))
+    output = _named(_node(kernel, values, random), index, "product")
+    if not kernel.bare:
+        output = _named(ops.add(output, _bias(kernel, random)), index, "bias")
+    for addend in addends:
+        output = _named(ops.add(output, ops.relu(addend)), index, "sum")
+    if not kernel.bare:
+        output = ops.relu(output)
+    if kernel.output_precision == "int8":
+        output = _rounded(output, signed=kernel.bare)
+    # Without a reader in the output's own precision, a kernel does not write as in a network.
+    return ops.result(_read(kernel, output, random))
 
 
 def _named(node: Any, index: int, part: str) -> Any:

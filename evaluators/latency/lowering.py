@@ -42,8 +42,9 @@ def all_calls(graph: LayerGraph, lowering: OperationLowering) -> tuple[KernelCal
 class Lowering:
     """A network's choices as kernel calls: of each operation, which asks only for the choices that matter to it.
 
-    `precision_of` names the precision of a layer's kernel by its widths; with `float_kernels_round`, a floating-point
-    layer that feeds an int8 one rounds its result before it is converted. An operation without a tensor as its
+    `precision_of` names the precision of a layer's kernel by its widths. With `tells_kernels_apart`, as where they are
+    timed, kernels say whether they read values below zero, are bare, add a residual, or round what they give in
+    floating point; else an addition is priced by what it reads. An operation without a tensor as its
     result, as a split or a size, costs nothing.
     """
 
@@ -52,7 +53,7 @@ class Lowering:
     batch: int
     float_type: str
     precision_of: PrecisionOf = int8_or_float
-    float_kernels_round: bool = False
+    tells_kernels_apart: bool = False
     _shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     def calls(self, operation: Operation) -> Iterator[KernelCall]:
@@ -81,10 +82,13 @@ class Lowering:
         fused, last = self._fused_into(operation)
         converts = self._converts(layer, last)
         output = _INT8 if self._rounds(layer, last, converts) else self.float_type
-        signed = self._reads_int8(layer.name) and not self._is_non_negative(operation.inputs[0])
-        for index, kernel in enumerate(kernels := self._kernels(layer, output, signed)):
+        kernels = self._kernels(layer, output)
+        if self.tells_kernels_apart:
+            signed = self._reads_int8(layer.name) and not self._is_non_negative(operation.inputs[0])
+            kernels = list(_told_apart(kernels, signed, "add" in fused))
+        for index, kernel in enumerate(kernels):
             yield KernelCall(kernel, layer.name, fused if index == len(kernels) - 1 else ())
-        if "add" in fused:
+        if "add" in fused and not self.tells_kernels_apart:
             yield self._residual_read(operation, last)
         if converts:
             yield self._memory_call("convert", last, _INT8, converts)
@@ -93,7 +97,7 @@ class Lowering:
         """Say whether the layer's kernel rounds its result."""
         if not converts:
             return self._is_rounded(last.name)
-        return self.float_kernels_round and not self._reads_int8(layer.name) and not self._is_needed_in_float(last.name)
+        return self.tells_kernels_apart and not self._reads_int8(layer.name) and not self._is_needed_in_float(last.name)
 
     def _converts(self, layer: Layer, last: Operation) -> str:
         """Return why the layer's result is rounded by a kernel of its own, or nothing if it is not."""
@@ -112,10 +116,10 @@ class Lowering:
             return True
         return operation.kind in _KEEP_SIGNS and all(map(self._is_non_negative, operation.inputs))
 
-    def _kernels(self, layer: Layer, output: str, signed: bool) -> list[ComputeKernel]:
+    def _kernels(self, layer: Layer, output: str) -> list[ComputeKernel]:
         precision = self.precision_of(self.choices.quantize(layer.name), self.float_type)
         channels = self.choices.channels(layer.name)
-        whole = replace(_kernel(layer, channels, self.batch, precision, output), signed_input=signed)
+        whole = _kernel(layer, channels, self.batch, precision, output)
         split = self.choices.decompose(layer.name)
         if split is None:
             return [whole]
@@ -306,8 +310,15 @@ def _kernels_of_parts(whole: ComputeKernel, parts: Sequence[Part], between: str)
             padding=part.padding,
             dilation=part.dilation,
             output_precision=whole.output_precision if index == len(parts) - 1 else between,
-            signed_input=whole.signed_input if index == 0 else between == _INT8,
-            bare=index < len(parts) - 1 and between == whole.precision,
         )
         size = kernel.output_size
         yield kernel
+
+
+def _told_apart(kernels: Sequence[ComputeKernel], signed: bool, adds: bool) -> Iterator[ComputeKernel]:
+    """Yield a layer's kernels with what else their time depends on; `signed` is of its inputs."""
+    for index, kernel in enumerate(kernels):
+        reads_signed = signed if index == 0 else kernels[index - 1].output_precision == _INT8
+        is_last = index == len(kernels) - 1
+        bare = not is_last and kernel.output_precision == kernel.precision
+        yield replace(kernel, signed_input=reads_signed, bare=bare, adds=adds and is_last)

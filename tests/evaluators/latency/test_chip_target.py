@@ -1,4 +1,3 @@
-from dataclasses import replace
 from importlib.resources import files
 
 import numpy as np
@@ -147,8 +146,8 @@ def test_layers_run_in_their_widths_and_weight_only_ones_read_floating_point():
     assert [call.kernel for call in calls] == [
         linear(2, 64, 64, "w8"),
         MemoryKernel("convert", moved),
-        replace(linear(2, 64, 64, "w4a8", "int8"), signed_input=True),
-        replace(linear(2, 64, 64), signed_input=True),
+        linear(2, 64, 64, "w4a8", "int8"),
+        linear(2, 64, 64),
         linear(2, 64, 64, "float16"),
     ]
 

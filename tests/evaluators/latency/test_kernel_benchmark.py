@@ -76,5 +76,16 @@ def test_every_kernel_is_a_node_of_its_own(kernel, batch, precision):
     kernels = [floats, replace(floats, **ROUNDS), replace(floats, output_precision=precision, **BARE)]
     if precision == "int8":
         kernels += [replace(it, **SIGNED) for it in kernels]
+    elif kernel.kind != "linear":
+        kernels += [replace(it, adds=True) for it in kernels[:2]]
     compiled = _compile(kernels, threads=1)
     assert len(_owners(compiled, 2 * len(kernels))) == 2 * len(kernels)
+
+
+@pytest.mark.parametrize("output", ["int8", "bfloat16"])
+def test_a_float_kernel_that_adds_absorbs_its_addition(output):
+    adding = replace(CONVOLUTION, precision="bfloat16", output_precision=output, adds=True)
+    compiled = _compile([adding], threads=1)
+    nodes = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
+    names = [str(it["originalLayersNames"].astype(str)) for it in nodes]
+    assert sum("kernel_0/product" in it and "kernel_0/sum" in it for it in names) == 1

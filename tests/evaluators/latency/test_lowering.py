@@ -7,6 +7,8 @@ import pytest
 import torch
 from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
 from gulliver.evaluators.latency.kernel import ComputeKernel, KernelCall, MemoryKernel
+from gulliver.evaluators.latency.lowering import Lowering, all_calls
+from gulliver.spaces.choices import RecipeChoices
 from gulliver.spaces.layer_graph import ChannelGroup, Coupling
 from gulliver.spaces.recipe import DECOMPOSITIONS, Decompose, LayerRecipe, Quantize, Recipe, Sparsify
 from gulliver.spaces.space import Space, SpaceOptions
@@ -44,8 +46,7 @@ def test_in_bfloat16_all_but_the_pooling_fuses(block):
     assert facts(lowered(block)) == [
         (convolution(16, 16, "bfloat16", "bfloat16"), "stem", ("relu",)),
         (convolution(16, 32, "bfloat16", "bfloat16"), "conv1", ("batch_norm", "relu")),
-        (convolution(32, 16, "bfloat16", "bfloat16"), "conv2", ("batch_norm", "add", "relu")),
-        (MemoryKernel("fused_add", 2048 * 2), "conv2", ()),
+        (convolution(32, 16, "bfloat16", "bfloat16", adds=True), "conv2", ("batch_norm", "add", "relu")),
         (MemoryKernel("pool", 2048 * 2 + 32 * 2), "pool", ()),
         (linear("bfloat16", "bfloat16"), "linear", ()),
     ]
@@ -90,9 +91,21 @@ def test_an_int8_layer_before_an_addition_keeps_it_a_pass(block):
     ]
 
 
+def test_where_kernels_are_not_told_apart_an_addition_is_priced_by_what_it_reads(block):
+    choices = RecipeChoices(block, Recipe({name: LayerRecipe() for name in block.layers} | {"linear": INT8}))
+    calls = all_calls(block, Lowering(block, choices, batch=2, float_type="bfloat16"))
+    assert facts(calls)[2:] == [
+        (convolution(32, 16, "bfloat16", "bfloat16"), "conv2", ("batch_norm", "add", "relu")),
+        (MemoryKernel("fused_add", 2048 * 2), "conv2", ()),
+        (MemoryKernel("pool", 2048 * 2 + 32), "pool", ()),
+        (linear("int8", "bfloat16"), "linear", ()),
+    ]
+    assert calls[3].note == "the residual is read by the convolution"
+
+
 def test_in_float32_passes_move_four_bytes_an_element(block):
-    kernels = [call.kernel for call in lowered(block, "float32")]
-    assert MemoryKernel("fused_add", 2048 * 4) in kernels
+    kernels = [call.kernel for call in lowered(block, "float32", conv2=INT8)]
+    assert MemoryKernel("add", 3 * 2048 * 4) in kernels
     assert MemoryKernel("pool", 2048 * 4 + 32 * 4) in kernels
 
 
@@ -203,8 +216,7 @@ def test_removed_channels_are_gone_from_kernels_and_passes(block):
     assert kernels == [
         convolution(16, 8, "bfloat16", "bfloat16"),
         convolution(8, 16, "bfloat16", "bfloat16"),
-        convolution(16, 8, "bfloat16", "bfloat16"),
-        MemoryKernel("fused_add", 1024 * 2),
+        convolution(16, 8, "bfloat16", "bfloat16", adds=True),
         MemoryKernel("pool", 1024 * 2 + 16 * 2),
         ComputeKernel("linear", 2, 8, 10, (), (), (), (), (), 1, "bfloat16", "bfloat16"),
     ]
