@@ -1,8 +1,8 @@
 """What each method alone and all together make of ResNet-50's latency on this CPU: python -m benchmarks.amct.resnet50.
 
 The weights are random, so that only latency is told. Every form is exported to OpenVINO and runs in turns with all
-others of its batch size, one inference of each, one thread; latencies are medians of CPU time. "channels" removes the
-share nearest to 30% that leaves multiples of 16; "ranks" splits at two thirds of the rank at which that stops to save.
+others of its batch size, one thread; latencies are medians of CPU time. "channels" removes the share nearest to 30%
+that leaves multiples of 16; "ranks" splits at two thirds of the rank at which that stops to save.
 Writes benchmarks/results/amct_resnet50.csv.
 """
 

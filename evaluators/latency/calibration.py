@@ -40,8 +40,8 @@ _SCALES = ((0.5, 2.0), (0.5, 2.0))
 _MOST_SECONDS_PER_NETWORK, _MOST_OF_A_NETWORK = 2e-4, 0.1
 # Predictions are scaled by how the untouched network runs, so that what the fit misses it by, it misses all others by.
 _ANCHOR_COUNTS = 5
-# Weights that do not stay in the nearest caches come from the farther ones, at 10 GB/s at least (docs/decisions/0003).
-_MOST_SECONDS_PER_WEIGHT_BYTE = 1e-10
+# Weights that do not stay in the nearest caches come from the farther ones, at 20 GB/s at least (docs/decisions/0003).
+_MOST_SECONDS_PER_WEIGHT_BYTE = 5e-11
 # What lies between two nodes at most: 5 to 15 us were fitted at batch 32 (docs/decisions/0003).
 _MOST_SECONDS_PER_NODE = 2e-5
 # How fast a shared machine runs floats beside integers changes from hour to hour (docs/decisions/0003).
