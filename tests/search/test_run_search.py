@@ -48,7 +48,7 @@ def cache(tmp_path_factory):
 
 def age_fits(cache, hours):
     """Return the files of what was fitted to this machine, made older."""
-    fits = list((cache / "gulliver" / "warm_kernel_times").glob("*.json"))
+    fits = list((cache / "gulliver" / "hot_kernel_times").glob("*.json"))
     for fit in fits:
         os.utime(fit, (time.time() - 3600 * hours,) * 2)
     assert fits
