@@ -162,8 +162,9 @@ def fit(
     # The solver may miss a bound by its last digits.
     weights = np.clip(found, *bounds)
     error = float(np.abs(features @ weights / wanted - 1).mean())
-    names = [it.name for it in fields(Coefficients)]
-    fitted = {name: float(weight) for name, weight in zip(names, weights, strict=False)}
+    between = ("seconds_per_byte", "seconds_per_weight_byte", "seconds_per_node", "seconds_per_network")
+    names = ("int8_scale", "float_scale", *between)
+    fitted = {name: float(weight) for name, weight in zip(names, weights, strict=True)}
     return Coefficients(**fitted, networks=len(wanted), mean_error=error)
 
 

@@ -73,8 +73,11 @@ class Lowering:
 
     def _why_a_pass(self, operation: Operation) -> str:
         """Return why an addition is none of a convolution's, where it could have been."""
-        is_residual = operation.kind == "add" and any(map(self._producer, operation.inputs))
-        return "an int8 convolution absorbs no addition" if is_residual else ""
+        producers = [*filter(None, map(self._producer, operation.inputs))] if operation.kind == "add" else []
+        if not producers:
+            return ""
+        is_int8 = all(map(self._is_int8, producers))
+        return "an int8 convolution absorbs no addition" if is_int8 else "no convolution absorbs a rounded addend"
 
     def _layer_calls(self, operation: Operation) -> Iterator[KernelCall]:
         assert operation.layer is not None

@@ -79,6 +79,7 @@ def test_one_int8_layer_among_floats_costs_a_conversion_and_the_addition_reads_w
         (linear("bfloat16", "bfloat16"), "linear", ()),
     ]
     assert calls[1].note == "stem runs in bfloat16 and feeds an int8 layer"
+    assert calls[4].note == "no convolution absorbs a rounded addend"
 
 
 def test_an_int8_layer_before_an_addition_keeps_it_a_pass(block):
