@@ -2,9 +2,9 @@
 
 Recipes are drawn at random from the space of each network (bits, channels, ranks, fallback), others than the model is
 fitted to. They and the untouched network run in turns, in one process with one thread, as the finalists of a search do;
-latencies are medians of CPU time. `mean_error` is that of predictions scaled by how the
-untouched network runs beside them, as a search scales its own; `mean_error_unscaled` that of what the model says. The
-model is fitted in the minutes before; kernel times come from the cache where they are there. Writes
+latencies are medians of CPU time. `mean_error` is that of predictions scaled by how much slower the untouched network
+runs beside them than it did when the model was fitted, as a search scales its own; `mean_error_unscaled` that of what
+the model says. The model is fitted in the minutes before; kernel times come from the cache where they are there. Writes
 benchmarks/results/network_latency.csv, where rows of other networks, batches and machines stay.
 """
 
@@ -72,10 +72,9 @@ def compare(original: Original, target: CpuOpenvino) -> Result:
     random = Random(SEED)
     recipes = [random_recipe(space, random) for _ in range(RECIPES)]
     predicted = [model.total_ms(target.lower(original.graph, it)) for it in recipes]
-    predicted_untouched = model.total_ms(target.lower(original.graph, untouched(original.graph)))
     first, *measured = (1e3 * it for it in measure_recipes(target, original, [untouched(original.graph), *recipes]))
-    scale = first / predicted_untouched
-    error = prediction_error([scale * it for it in predicted], measured)
+    drift = first / (model.untouched_ms or first)
+    error = prediction_error([drift * it for it in predicted], measured)
     unscaled = prediction_error(predicted, measured)
     return Result(
         original.task.name,

@@ -54,7 +54,7 @@ from gulliver.search.sign import add_measured, sign
 from gulliver.search.study import STUDY_FILE, Candidate, Study, front, open_study
 from gulliver.search.tracking import Tracker, TrackingSettings
 from gulliver.spaces.recipe import Recipe
-from gulliver.spaces.space import Space, untouched
+from gulliver.spaces.space import Space
 from gulliver.tasks.protocol import Task, TrainingTask
 from tqdm import tqdm
 
@@ -201,7 +201,7 @@ class _Search:
         by_key = {it.recipe.key: it for it in candidates}
         originals = {label: measured[name] for name, label in bench.labels.items()}
         in_float = [*originals.values()][-1]
-        drift = in_float.latency_ms / scoring.latency_ms(untouched(self.original.graph))
+        drift = in_float.latency_ms / (scoring.latency.untouched_ms or in_float.latency_ms)
         finalists = [
             self._finalist(by_key[key], it, measured[key], drift, likely_drop(it, baseline, self.settings.budget))
             for key, it in exported.items()
@@ -250,9 +250,9 @@ class _Search:
     def _finalist(
         self, candidate: Candidate, exported: Exported, measured: Measured, drift: float, drop: float
     ) -> Finalist:
-        """Return the finalist, its prediction scaled by how much slower the original runs now than modelled.
+        """Return the finalist, its prediction scaled by how much slower the original runs now than at the fit.
 
-        A shared machine's speed swings by a third within minutes, and the model knows only ratios.
+        A shared machine's speed swings by a third within minutes.
         """
         recipe = add_measured(with_finetuning(self._signed(candidate), self.settings.finalists), measured)
         path = Path(exported.path) if exported.path else None

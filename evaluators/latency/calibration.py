@@ -8,7 +8,7 @@ none below zero, to whole networks of mixed recipes measured on this machine.
 import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import product
 from pathlib import Path
 from random import Random
@@ -38,8 +38,6 @@ _SCALES = ((0.5, 2.0), (0.5, 2.0))
 # What every inference costs beside its operators, at most (0 to 60 us were fitted), or such a share of the fastest
 # network, whose inputs may be large. More of it would hide how much compressing saves.
 _MOST_SECONDS_PER_NETWORK, _MOST_OF_A_NETWORK = 2e-4, 0.1
-# Predictions are scaled by how the untouched network runs, so that what the fit misses it by, it misses all others by.
-_ANCHOR_COUNTS = 5
 # Weights that do not stay in the nearest caches come from the farther ones, at 20 GB/s at least (docs/decisions/0003).
 _MOST_SECONDS_PER_WEIGHT_BYTE = 5e-11
 # What lies between two nodes at most: 0 to 3 us were fitted, 5 to 15 us to networks that took turns of one inference.
@@ -52,7 +50,10 @@ _FOLDER = "hot_kernel_times"
 
 @dataclass(frozen=True)
 class Coefficients:
-    """What the kernel table's times are multiplied by and what is added to them; the errors are of the fit itself."""
+    """What the kernel table's times are multiplied by and what is added to them; the errors are of the fit itself.
+
+    The untouched network's latency beside the networks of the fit tells later how the machine's speed has changed.
+    """
 
     int8_scale: float
     float_scale: float
@@ -62,6 +63,7 @@ class Coefficients:
     seconds_per_network: float
     networks: float
     mean_error: float
+    untouched_ms: float | None = None
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,11 @@ class CpuLatencyModel:
         networks = f"fitted to {fitted.networks:.0f} measured networks with a mean error of {fitted.mean_error:.1%}"
         poor = "" if fitted.mean_error <= _GOOD_FIT else f" (more than {_GOOD_FIT:.0%}: {_ADVICE})"
         return f"{len(self.table)} kernel times, {networks}{poor}"
+
+    @property
+    def untouched_ms(self) -> float | None:
+        """Return the latency of the untouched network when the model was fitted to this machine."""
+        return self.coefficients.untouched_ms
 
     def price(self, call: KernelCall) -> Price:
         """Return the call's price; what bounds a kernel that was timed is not known."""
@@ -118,8 +125,8 @@ def calibrate(target: CpuOpenvino, original: Original, recipes: Sequence[Recipe]
     lowered = [target.lower(original.graph, recipe) for recipe in recipes]
     table.require(_compute_kernels(call for calls in lowered for call in calls))
     measured = measure_recipes(target, original, recipes)
-    counts = [_ANCHOR_COUNTS if it == untouched(original.graph) else 1 for it in recipes]
-    coefficients = fit(lowered, measured, table, counts)
+    untouched_ms = 1e3 * measured[recipes.index(untouched(original.graph))]
+    coefficients = replace(fit(lowered, measured, table), untouched_ms=untouched_ms)
     text = json.dumps(asdict(coefficients), indent=2)
     write_atomically(path, lambda temporary: temporary.write_text(text))
     return CpuLatencyModel(table, coefficients)
@@ -138,16 +145,11 @@ def measure_recipes(target: CpuOpenvino, original: Original, recipes: Sequence[R
     return [1e-3 * timings[str(index)].median_ms for index in range(len(recipes))]
 
 
-def fit(
-    lowered: Sequence[Sequence[KernelCall]],
-    measured: Sequence[float],
-    table: KernelTable,
-    counts: Sequence[int] | None = None,
-) -> Coefficients:
+def fit(lowered: Sequence[Sequence[KernelCall]], measured: Sequence[float], table: KernelTable) -> Coefficients:
     """Return the coefficients of the least mean squared relative error, none of them negative, nor a scale far from 1.
 
     Kernels take about as long in a network as alone, and an inference about as long as its kernels: were these free, a
-    wrong kernel time could make all others cost nothing. Networks count as often as `counts` says, else once.
+    wrong kernel time could make all others cost nothing.
     """
     features = np.array([list(_features(calls, table)) for calls in lowered])
     wanted = np.array(measured)
@@ -157,8 +159,7 @@ def fit(
     per_network_s = max(_MOST_SECONDS_PER_NETWORK, _MOST_OF_A_NETWORK * wanted.min())
     most = (np.inf, _MOST_SECONDS_PER_WEIGHT_BYTE, _MOST_SECONDS_PER_NODE, per_network_s)
     bounds = np.array([*_SCALES, *((0.0, it) for it in most)]).T
-    roots = np.sqrt(np.ones(len(wanted)) if counts is None else counts)
-    found = lsq_linear(shares * roots[:, None] / sizes, roots, bounds * sizes, method="bvls").x / sizes
+    found = lsq_linear(shares / sizes, np.ones(len(wanted)), bounds * sizes, method="bvls").x / sizes
     # The solver may miss a bound by its last digits.
     weights = np.clip(found, *bounds)
     error = float(np.abs(features @ weights / wanted - 1).mean())

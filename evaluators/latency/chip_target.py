@@ -121,6 +121,11 @@ class ChipLatencyModel:
         fitted = f"fitted to {fit.rows} kernel times with a mean error of {fit.mean_error:.1%}"
         return f"modelled, nothing is measured; {fitted}"
 
+    @property
+    def untouched_ms(self) -> None:
+        """Return nothing: the chip is not here."""
+        return
+
     def seconds(self, call: KernelCall) -> float:
         """Return the modelled seconds of one call, split between the cards in the fastest way."""
         return self.price(call).seconds

@@ -20,6 +20,10 @@ class LatencyModel(Protocol):
     def basis(self) -> str:
         """Return what the prices rest on, and how well they fit it, in words."""
 
+    @property
+    def untouched_ms(self) -> float | None:
+        """Return the latency of the untouched network when the model was fitted to it; None where nothing was."""
+
     def price(self, call: KernelCall) -> Price:
         """Return the call's price, and what is known of it."""
 

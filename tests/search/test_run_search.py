@@ -98,6 +98,16 @@ def test_the_summary_has_what_was_measured_of_the_originals_and_the_best(searche
     assert Path(summary["best"]["recipe"]).name == "best.yaml"
 
 
+def test_the_best_networks_prediction_is_scaled_by_how_much_slower_the_original_runs_than_at_the_fit(searched, cache):
+    out, _ = searched
+    summary = json.loads((out / "summary.json").read_text())
+    (fitted,) = (cache / "gulliver" / "hot_kernel_times").glob("*.json")
+    slower = summary["bf16"]["latency_ms"] / json.loads(fitted.read_text())["untouched_ms"]
+    trials = pandas.read_parquet(out / "trials.parquet")
+    modelled_ms = trials.loc[trials["recipe_key"] == read_recipe(out / "recipes" / "best.yaml").key, "latency_ms"]
+    assert summary["best"]["predicted_latency_ms"] == pytest.approx(slower * modelled_ms.iloc[0])
+
+
 def test_every_trial_and_the_front_are_in_the_tables(searched):
     out, _ = searched
     trials = pandas.read_parquet(out / "trials.parquet")
