@@ -4,7 +4,7 @@ Source: Fang et al., "DepGraph: Towards Any Structural Pruning", CVPR 2023.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -17,33 +17,33 @@ _LAYER_TYPES = (ops.OPTYPE.CONV, ops.OPTYPE.DEPTHWISE_CONV, ops.OPTYPE.LINEAR)
 
 
 def find_channel_groups(
-    model: nn.Module, example_inputs: tuple[Tensor, ...], fixed: Mapping[str, str]
+    model: nn.Module, example_inputs: tuple[Tensor, ...], layers: Collection[str], fixed: Mapping[str, str]
 ) -> tuple[ChannelGroup, ...]:
-    """Return every group of tied output channels, in order of the model's modules.
+    """Return every group of tied output channels of the layers, in order of the model's modules.
 
-    Groups that hold a layer that is `fixed`, for the reason that it maps to, are not prunable.
+    Groups that hold a layer that is `fixed`, for the reason that it maps to, are not prunable, nor are those that hold
+    a convolution or a linear module that is none of the layers.
     """
     with torch.enable_grad():
         graph = torch_pruning.DependencyGraph().build_dependency(model, example_inputs, verbose=False)
     names = {module: name for name, module in model.named_modules()}
-    groups = [_channel_group(group, names, fixed) for group in graph.get_all_groups()]
+    found = (_channel_group(group, names, layers, fixed) for group in graph.get_all_groups())
     order = {name: position for position, name in enumerate(names.values())}
-    return tuple(sorted(groups, key=lambda group: order[group.name]))
+    return tuple(sorted((group for group in found if group), key=lambda group: order[group.name]))
 
 
-def _channel_group(group: Any, names: dict[nn.Module, str], fixed: Mapping[str, str]) -> ChannelGroup:
+def _channel_group(
+    group: Any, names: dict[nn.Module, str], layers: Collection[str], fixed: Mapping[str, str]
+) -> ChannelGroup | None:
+    """Return the group of these tied channels, None where they are output channels of none of the layers."""
     order = list(names.values())
     channels = len(group[0].idxs)
-    items = [item for item in group.items if item.dep.target.module in names]
-    couplings = tuple(_coupling(item, names, channels) for item in items)
-    layers = {
-        coupling.module
-        for item, coupling in zip(items, couplings, strict=True)
-        if coupling.side == "out"
-        and item.dep.target.type in (ops.OPTYPE.CONV, ops.OPTYPE.LINEAR, ops.OPTYPE.DEPTHWISE_CONV)
-    }
-    ordered = tuple(sorted(layers, key=order.index))
-    reason = next((fixed[name] for name in ordered if name in fixed), _not_prunable(group, names))
+    couplings = tuple(_coupling(item, names, channels) for item in group.items if item.dep.target.module in names)
+    tied = {coupling.module for coupling in couplings if coupling.side == "out" and coupling.module in layers}
+    if not tied:
+        return None
+    ordered = tuple(sorted(tied, key=order.index))
+    reason = next((fixed[name] for name in ordered if name in fixed), _not_prunable(group, names, layers))
     return ChannelGroup(ordered[0], channels, ordered, couplings, reason)
 
 
@@ -56,12 +56,14 @@ def _coupling(item: Any, names: dict[nn.Module, str], channels: int) -> Coupling
     return Coupling(module, side, tuple(tuple(indices[channel]) for channel in range(channels)))
 
 
-def _not_prunable(group: Any, names: dict[nn.Module, str]) -> str | None:
+def _not_prunable(group: Any, names: dict[nn.Module, str], layers: Collection[str]) -> str | None:
     """Return the reason why channels of this group cannot be removed, if there is one."""
     for item in group.items:
         module = item.dep.target.module
         if isinstance(module, nn.Parameter):
             return "its channels are tied to a bare parameter"
+        if item.dep.target.type in _LAYER_TYPES and names[module] not in layers:
+            return f"{names[module]} is a {type(module).__name__}, which is not compressed"
         if isinstance(module, nn.modules.conv._ConvNd) and 1 < module.groups != module.out_channels:
             return f"{names[module]} is a grouped convolution"
     return None

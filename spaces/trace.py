@@ -112,7 +112,7 @@ def trace(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> LayerGraph:
     shuffles = (node for node in traced.graph.nodes if _is_shuffle(node, modules, shapes.of))
     fixed = dict.fromkeys(_layers_behind(shuffles, modules), "its channels are shuffled")
     fixed |= dict.fromkeys(_layers_behind(outputs, modules), "its channels are the network's outputs")
-    return LayerGraph(layers, operations, find_channel_groups(model, example_inputs, fixed))
+    return LayerGraph(layers, operations, find_channel_groups(model, example_inputs, layers, fixed))
 
 
 class _Shapes(fx.Interpreter):

@@ -68,9 +68,30 @@ class Sequences(nn.Module):
         return self.linear(torch.stack([first, self.conv2(first) + offset], 0).amax(-1).sum(0))
 
 
+class OwnConvolution(nn.Conv2d):
+    def forward(self, images):
+        return 2 * super().forward(images)
+
+
+class Others(nn.Module):
+    """Convolutions that are no layers, one transposed and one of an own class, among layers that lose channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.transposed = nn.Conv2d(3, 16, 3), nn.ConvTranspose2d(16, 16, 3)
+        self.norm, self.conv, self.own = nn.BatchNorm2d(16), nn.Conv2d(16, 16, 3), OwnConvolution(16, 16, 1)
+        self.last, self.linear = nn.Conv2d(16, 16, 1), nn.Linear(16, 5)
+
+    def forward(self, images):
+        features = torch.relu(self.norm(self.transposed(torch.relu(self.stem(images)))))
+        hidden = self.last(torch.relu(self.own(self.conv(features))))
+        return self.linear(torch.relu(hidden).mean((2, 3)))
+
+
 @pytest.fixture(scope="module")
 def originals_of_all(originals, network_task):
-    return originals | {cls.__name__.lower(): read_original(network_task(cls())) for cls in (Activations, Sequences)}
+    networks = (Activations, Sequences, Others)
+    return originals | {cls.__name__.lower(): read_original(network_task(cls())) for cls in networks}
 
 
 def space_of(original):
@@ -111,7 +132,7 @@ def convolutions_of(candidates, recipe):
     return calls.convolutions
 
 
-ALL = ["convolutions", "residual", "concatenation", "activations", "sequences"]
+ALL = ["convolutions", "residual", "concatenation", "activations", "sequences", "others"]
 
 
 @pytest.mark.parametrize("memory_bytes", [LARGE, SMALL, 0])

@@ -38,7 +38,7 @@ class NormTwice(nn.Module):
         return self.second(self.first(self.conv(images))).mean((2, 3))
 
 
-class OwnConvolution(nn.Conv2d):
+class OwnNorm(nn.GroupNorm):
     def forward(self, images):
         return 2 * super().forward(images)
 
@@ -105,7 +105,7 @@ def test_a_layer_that_does_or_gives_more_than_its_kind_is_compressed(precisions,
     derived.linear = NonDynamicallyQuantizableLinear(8, 5)
     hooked.conv.register_forward_hook(lambda module, inputs, output: 2 * output)
     for network, reason in (
-        (Own(OwnConvolution(3, 8, 1)), "conv is not called as one module"),
+        (Own(nn.Sequential(nn.Conv2d(3, 8, 1), OwnNorm(1, 8))), "conv.1 is not called as one module"),
         (derived, "linear is a NonDynamicallyQuantizableLinear, which may do more than the layer that it derives from"),
         (hooked, "conv has hooks"),
         (ReadsWeights(), "linear.weight is read beside its module"),

@@ -129,6 +129,21 @@ def test_channels_tied_to_a_bare_parameter_are_kept():
     assert groups_of(graph)["conv"].not_prunable == "its channels are tied to a bare parameter"
 
 
+class OwnConvolution(nn.Conv2d):
+    """A convolution that tracing does not know."""
+
+
+@pytest.mark.parametrize("module", [nn.ConvTranspose2d(8, 6, 3), OwnConvolution(8, 6, 3)])
+def test_a_module_that_is_no_layer_is_in_no_group_and_keeps_the_channels_that_it_reads(module):
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), module, nn.Conv2d(6, 4, 1), nn.Conv2d(4, 2, 1)).eval()
+    groups = groups_of(trace(network, (torch.zeros(1, 3, 8, 8),)))
+    assert {group.name: (group.layers, group.not_prunable) for group in groups.values()} == {
+        "0": (("0",), f"1 is a {type(module).__name__}, which is not compressed"),
+        "2": (("2",), None),
+        "3": (("3",), "its channels are the network's outputs"),
+    }
+
+
 @pytest.mark.parametrize("fixture", ["plain", "residual", "mixed"])
 def test_every_layer_is_in_exactly_one_group_named_by_its_first_layer(fixture, request):
     graph = request.getfixturevalue(fixture)
