@@ -8,6 +8,7 @@ A rounding comes before what only selects or joins values (compressors/hoist.py)
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from math import prod
 
 from gulliver.evaluators.latency.kernel import BYTES_PER_ELEMENT, ComputeKernel, KernelCall, MemoryKernel
@@ -122,7 +123,8 @@ class Lowering:
     def _kernels(self, layer: Layer, output: str) -> list[ComputeKernel]:
         precision = self.precision_of(self.choices.quantize(layer.name), self.float_type)
         channels = self.choices.channels(layer.name)
-        whole = _kernel(layer, channels, self.batch, precision, output)
+        counted = layer.output_shape[:-1] if layer.kind == "linear" else layer.output_shape[:1]
+        whole = _kernel(layer, channels, self._at_batch(prod(counted)), precision, output)
         split = self.choices.decompose(layer.name)
         if split is None:
             return [whole]
@@ -241,22 +243,29 @@ class Lowering:
     def _shape(self, name: str) -> tuple[int, ...]:
         """Return the tensor's shape at this batch size and after removals."""
         if name not in self._shapes:
-            self._shapes[name] = (self.batch, *self._tail(self.graph.by_name[name]))
+            self._shapes[name] = self._thinned(self.graph.by_name[name])
         return self._shapes[name]
 
-    def _tail(self, operation: Operation) -> tuple[int, ...]:
-        tail = operation.shape[1:]
+    def _thinned(self, operation: Operation) -> tuple[int, ...]:
+        first, tail = self._at_batch(prod(operation.shape[:1])), operation.shape[1:]
         if not tail or not operation.inputs:
-            return tail
+            return first, *tail
         if operation.layer is not None:
             outputs = self.choices.outputs(operation.layer)
-            return (*tail[:-1], outputs) if operation.kind == "linear" else (outputs, *tail[1:])
+            return (first, *tail[:-1], outputs) if operation.kind == "linear" else (first, outputs, *tail[1:])
         sources = [self._tensor(name) for name in operation.inputs]
-        if operation.kind == "flatten":
-            return (prod(self._shape(sources[0].name)[1:]),)
         if operation.kind == "concat":
-            return _joined([it.shape[1:] for it in sources], [self._shape(it.name)[1:] for it in sources], tail)
-        return _as_thinned(sources[0].shape[1:], self._shape(sources[0].name)[1:], tail)
+            return first, *_joined([it.shape[1:] for it in sources], [self._shape(it.name)[1:] for it in sources], tail)
+        before, after = sources[0].shape, self._shape(sources[0].name)
+        return _flattened(before, after, operation.shape) or (first, *_as_thinned(before[1:], after[1:], tail))
+
+    def _at_batch(self, count: int) -> int:
+        """Return how many there are at this batch size of what the example inputs have so many of."""
+        return max(1, self.batch * count // self._example_batch)
+
+    @cached_property
+    def _example_batch(self) -> int:
+        return next((it.shape[0] for it in self.graph.operations if it.kind == "input" and it.shape), 1)
 
     def _tensor(self, name: str) -> Operation:
         """Return the operation that gave the tensor, of which a split or the like gives parts."""
@@ -270,6 +279,17 @@ def _as_thinned(before: tuple[int, ...], after: tuple[int, ...], tail: tuple[int
     return (*same, *tail[len(before) :])
 
 
+def _flattened(before: tuple[int, ...], after: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...] | None:
+    """Return a shape in which neighbouring dimensions of its source are one, None where it is another."""
+    count = len(before) - len(shape) + 1
+    starts = (start for start in range(len(shape)) if count >= 0 and _merged(before, start, count) == shape)
+    return next((_merged(after, start, count) for start in starts), None)
+
+
+def _merged(shape: tuple[int, ...], start: int, count: int) -> tuple[int, ...]:
+    return (*shape[:start], prod(shape[start : start + count]), *shape[start + count :])
+
+
 def _joined(before: list[tuple[int, ...]], after: list[tuple[int, ...]], tail: tuple[int, ...]) -> tuple[int, ...]:
     """Return the shape of tensors joined along the dimension that was their sum."""
     dimensions = zip(tail, zip(*before, strict=True), zip(*after, strict=True), strict=True)
@@ -277,10 +297,10 @@ def _joined(before: list[tuple[int, ...]], after: list[tuple[int, ...]], tail: t
 
 
 def _kernel(layer: Layer, channels: Channels, batch: int, precision: str, output: str) -> ComputeKernel:
+    """Return the layer's kernel; the batch of a linear layer is its rows."""
     if layer.kind == "linear":
-        rows = batch * prod(layer.output_shape[1:-1])
         return ComputeKernel(
-            "linear", rows, channels.inputs, channels.outputs, (), (), (), (), (), 1, precision, output
+            "linear", batch, channels.inputs, channels.outputs, (), (), (), (), (), 1, precision, output
         )
     depthwise = layer.groups == layer.in_channels > 1
     return ComputeKernel(

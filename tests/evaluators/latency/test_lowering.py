@@ -376,6 +376,50 @@ def test_flattening_costs_nothing_and_widens_the_linear_layer():
     assert (calls[1].kernel.in_channels, calls[1].kernel.out_channels) == (256, 3)
 
 
+class Folded(nn.Module):
+    """Two linear layers, between which tokens become samples of their own."""
+
+    def __init__(self, fold):
+        super().__init__()
+        self.first, self.last, self.fold = nn.Linear(16, 32), nn.Linear(32, 8), fold
+
+    def forward(self, tokens):
+        return self.last(torch.sigmoid(self.fold(self.first(tokens))))
+
+
+@pytest.mark.parametrize("example_batch", [1, 3])
+@pytest.mark.parametrize(
+    ("fold", "moves"),
+    [
+        (lambda hidden: hidden, False),
+        (lambda hidden: hidden.flatten(0, 1), False),
+        (lambda hidden: hidden.reshape(-1, 32), True),
+    ],
+    ids=["tokens", "flatten", "reshape"],
+)
+def test_tokens_that_become_samples_are_as_many_rows_and_bytes_as_before(fold, moves, example_batch):
+    graph = trace(Folded(fold), (torch.zeros(example_batch, 5, 16),))
+    calls = lowered(graph, first=LayerRecipe(Sparsify(0.5)))
+    kernels = [call.kernel for call in calls if isinstance(call.kernel, ComputeKernel)]
+    # At batch 2 there are 2 * 5 tokens, of 16 channels of the 32 that there were.
+    assert [(it.batch, it.in_channels, it.out_channels) for it in kernels] == [(10, 16, 16), (10, 16, 8)]
+    assert passes(calls) == [MemoryKernel("other", 2 * (10 * 16) * 2)] * (1 + moves)
+
+
+def test_frames_that_become_images_are_convolved_one_by_one():
+    class Frames(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(4, 8, 3, padding=1)
+
+        def forward(self, videos):
+            return torch.sigmoid(self.conv(videos.flatten(0, 1)))
+
+    calls = lowered(trace(Frames(), (torch.zeros(1, 6, 4, 8, 8),)))
+    assert calls[0].kernel.batch == 2 * 6
+    assert passes(calls) == [MemoryKernel("other", 2 * (2 * 6 * 8 * 64) * 2)]
+
+
 @pytest.mark.parametrize(("choice", "written"), [(LayerRecipe(), 2), (INT8, 1)])
 def test_a_batch_norm_that_follows_no_layer_is_a_pass_which_absorbs_its_activation(choice, written):
     norm_first = nn.Sequential(nn.MaxPool2d(1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 1))
