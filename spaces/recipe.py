@@ -13,6 +13,7 @@ from gulliver.tasks.errors import InputError
 
 WEIGHT_BITS = range(2, 9)
 ACTIVATION_BITS = range(4, 17)
+FLOAT_BITS = 16
 RANKS = range(1, 1 << 31)
 SPARSITIES = ("channel", "2:4", "unstructured")
 CRITERIA = ("magnitude", "batch_norm_scale", "taylor", "fisher")
@@ -81,6 +82,11 @@ class Quantize:
     equalize: bool = field(default=False, metadata=_YOUNGER)
     correct_bias: bool = field(default=False, metadata=_YOUNGER)
     smooth: float | None = field(default=None, metadata=_YOUNGER)
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        """Return the bits of weights and inputs as a target runs them, 16 where inputs stay in floating point."""
+        return self.weight_bits, FLOAT_BITS if self.group_size is not None else self.activation_bits
 
 
 @dataclass(frozen=True)

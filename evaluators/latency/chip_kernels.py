@@ -37,7 +37,7 @@ def precision_of(quantize: Quantize | None, float_type: str) -> str:
     """Return the precision of a layer with these widths; raises InputError for widths that no kernel has."""
     if quantize is None:
         return float_type
-    widths = (quantize.weight_bits, quantize.activation_bits)
+    widths = quantize.widths
     if widths not in _PRECISION_OF_BITS:
         raise InputError(f"no kernel has {widths[0]}-bit weights with {widths[1]}-bit activations")
     return _PRECISION_OF_BITS[widths]

@@ -107,10 +107,10 @@ class GatedMlpFusion:
         if self.refusal:
             return self.refusal
         for layer in mlp.layers:
-            widths = self.choices.quantize(layer)
-            if widths is None:
+            quantize = self.choices.quantize(layer)
+            if quantize is None:
                 return f"{layer} stays in floating point"
-            if (widths.weight_bits, widths.activation_bits) != (8, 8):
+            if quantize.widths != (8, 8):
                 return f"{layer} is not in int8"
             if (split := self.choices.decompose(layer)) is not None:
                 return f"rank {split.rank} splits {layer}"

@@ -30,8 +30,12 @@ PrecisionOf = Callable[[Quantize | None, str], str]
 
 
 def int8_or_float(quantize: Quantize | None, float_type: str) -> str:
-    """Return the precision of a layer where everything that is quantized runs in int8."""
-    return float_type if quantize is None else _INT8
+    """Return the precision of a layer where everything whose inputs are rounded runs in int8."""
+    return _INT8 if _rounds_inputs(quantize) else float_type
+
+
+def _rounds_inputs(quantize: Quantize | None) -> bool:
+    return quantize is not None and quantize.widths[1] <= _INT8_BITS
 
 
 def all_calls(graph: LayerGraph, lowering: OperationLowering) -> tuple[KernelCall, ...]:
@@ -181,8 +185,7 @@ class Lowering:
 
     def _reads_int8(self, layer: str) -> bool:
         """Say whether the layer's inputs are rounded: where its weights alone are quantized, they are not."""
-        quantize = self.choices.quantize(layer)
-        return quantize is not None and quantize.activation_bits <= _INT8_BITS
+        return _rounds_inputs(self.choices.quantize(layer))
 
     def _is_rounded(self, name: str) -> bool:
         """Say whether an int8 layer reads the tensor, or what moves it to one."""

@@ -137,9 +137,10 @@ def test_it_is_a_target(name):
 
 
 def test_layers_run_in_their_widths_and_weight_only_ones_read_floating_point():
-    network = nn.Sequential(*(nn.Linear(64, 64) for _ in range(4))).eval()
+    network = nn.Sequential(*(nn.Linear(64, 64) for _ in range(6))).eval()
     graph = trace(network, (torch.zeros(1, 64),))
     widths = {"0": Quantize(8, 16), "1": Quantize(4, 8), "2": Quantize(8, 8), "3": None}
+    widths |= {"4": Quantize(8, 8, group_size=16), "5": Quantize(4, 8, group_size=16)}
     recipe = Recipe({name: LayerRecipe(quantize=it) for name, it in widths.items()})
     calls = ChipTarget("ascend_910b2", batch=2).lower(graph, recipe)
     moved = 2 * 64 * (2 + 1)
@@ -149,6 +150,8 @@ def test_layers_run_in_their_widths_and_weight_only_ones_read_floating_point():
         linear(2, 64, 64, "w4a8", "int8"),
         linear(2, 64, 64),
         linear(2, 64, 64, "float16"),
+        linear(2, 64, 64, "w8"),
+        linear(2, 64, 64, "w4"),
     ]
 
 

@@ -91,6 +91,7 @@ def test_the_fused_kernel_counts_its_work():
     [
         (LayerRecipe(), "stays in floating point"),
         (LayerRecipe(quantize=Quantize(4, 8)), "is not in int8"),
+        (LayerRecipe(quantize=Quantize(8, 8, group_size=16)), "is not in int8"),
         (LayerRecipe(quantize=Quantize(), decompose=Decompose(8)), "rank 8 splits"),
     ],
 )
