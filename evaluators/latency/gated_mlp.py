@@ -1,8 +1,8 @@
 """Gated MLPs in a network, and whether each runs as one fused kernel or as several.
 
-A gated MLP is down(silu(gate(x)) * up(x)). Where all three of its layers are int8 and whole it runs as one call of
-the fused kernel (fused_mlp/reference.py); one layer in floating point, or split by a rank, and all of them run by
-themselves and what lies between them goes through memory.
+A gated MLP is down(silu(gate(x)) * up(x)). Where all three of its layers are int8, whole and without a bias it runs as
+one call of the fused kernel (fused_mlp/reference.py); one layer in floating point, split by a rank or with a bias, and
+all of them run by themselves and what lies between them goes through memory.
 """
 
 from collections.abc import Iterator, Sequence
@@ -107,6 +107,8 @@ class GatedMlpFusion:
         if self.refusal:
             return self.refusal
         for layer in mlp.layers:
+            if self.graph.layers[layer].has_bias:
+                return f"{layer} has a bias"
             quantize = self.choices.quantize(layer)
             if quantize is None:
                 return f"{layer} stays in floating point"

@@ -104,6 +104,15 @@ def test_one_layer_that_differs_breaks_the_fusion_and_every_call_says_why(layer,
     assert any(isinstance(call.kernel, MemoryKernel) and "not fused" in call.note for call in calls)
 
 
+@pytest.mark.parametrize("layer", LAYERS)
+def test_a_layer_with_a_bias_breaks_the_fusion_as_the_kernel_adds_none(layer):
+    network = Gated()
+    setattr(network, layer, nn.Linear(*reversed(getattr(network, layer).weight.shape)))
+    calls = ChipTarget("ascend_910b2", batch=16).lower(graph_of(network), Recipe(dict.fromkeys(LAYERS, INT8)))
+    assert [call.owner for call in calls if isinstance(call.kernel, ComputeKernel)] == [*LAYERS]
+    assert all(f"not fused: {layer} has a bias" in call.note for call in calls if call.owner in LAYERS)
+
+
 def test_a_chip_without_the_kernel_runs_the_parts():
     assert sum(isinstance(call.kernel, ComputeKernel) for call in lowered("ascend_310p3")) == 3
 
