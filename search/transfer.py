@@ -17,8 +17,8 @@ _NOTHING: _Change = (None, 0.0)
 def transferred(sensitivities: Sensitivities, old: Space, new: Space) -> Sensitivities:
     """Return the sensitivities of the new space's choices, interpolated between those of the old one.
 
-    Between two ratios or two ranks of one kind that were measured the loss is taken to change evenly; widths,
-    calibrators and kinds that were not are never worth choosing.
+    Between two ratios or two ranks of one kind that were measured the loss is taken to change evenly; larger ratios,
+    smaller ranks, and widths, calibrators and kinds that were not are never worth choosing.
     """
     worst = _NEVER * max([1e-3, *sensitivities.losses.values()])
     measured = {dimension.name: _measured(sensitivities, old, dimension) for dimension in old.dimensions}
@@ -52,7 +52,7 @@ def _changes(space: Space, dimension: Dimension) -> Sequence[_Change]:
 def _loss(measured: Sequence[tuple[_Change, float]], change: _Change, worst: float) -> float:
     what, amount = change
     losses = {it: loss for (measured_what, it), loss in measured if measured_what == what}
-    if not losses:
+    if amount > max(losses, default=0.0):
         return worst
     amounts, values = zip(*sorted(({0.0: 0.0} | losses).items()), strict=True)
     return float(np.interp(amount, amounts, values))

@@ -72,6 +72,24 @@ def test_between_two_measured_ranks_of_a_kind_the_loss_changes_with_one_over_the
     assert found["rank/0", 5] == pytest.approx(0.1 + 0.3 * (1 / 40 - 1 / 64) / (1 / 32 - 1 / 64))
 
 
+@pytest.mark.parametrize(
+    ("dimension", "less", "more"),
+    [
+        ("sparsity/0", SpaceOptions(ranks=(), max_ratio=0.5), SpaceOptions(ranks=(), max_ratio=0.75)),
+        ("rank/0", SpaceOptions(max_ratio=0, ranks=(0.7,)), SpaceOptions(max_ratio=0, ranks=(0.7, 0.35))),
+    ],
+)
+def test_a_ratio_or_a_rank_beyond_all_that_were_measured_is_never_worth_choosing(dimension, less, more):
+    network = nn.Sequential(nn.Conv2d(64, 64, 3), nn.ReLU(), nn.Conv2d(64, 10, 3)).eval()
+    graph = trace(network, (torch.zeros(1, 64, 8, 8),))
+    old, new = (Space(graph, FINE.capabilities, options) for options in (less, more))
+    losses = {(it.name, rung): 0.1 * rung for it in old.dimensions for rung in range(1, it.rungs)}
+    found = transferred(Sensitivities("direct", losses, {}), old, new).losses
+    *measured, beyond = (loss for (name, _), loss in found.items() if name == dimension)
+    assert measured == pytest.approx([loss for (name, _), loss in losses.items() if name == dimension])
+    assert beyond > 10 * sum(losses.values())
+
+
 def test_a_calibrator_or_a_kind_that_was_not_measured_is_never_worth_choosing(graph, measured):
     options = SpaceOptions(bits=((8, 8),), ranks=(), calibrators=("mse", "min_max"))
     found = transferred(measured, space(graph, COARSE), Space(graph, COARSE.capabilities, options))
