@@ -78,13 +78,17 @@ def explain(known: Sequence[Known], closest: Known, budget: Budget) -> Explanati
 
 
 def smallest_relaxation(known: Sequence[Known], budget: Budget) -> Relaxation | None:
-    """Return the smallest relative relaxation of one entry that a known recipe needs, the others being kept."""
-    single = [
+    """Return the smallest relative relaxation of one entry that a known recipe needs, the others being kept.
+
+    What is no number is within no entry, however relaxed.
+    """
+    single = (
         Relaxation(missed[0], limits(budget)[missed[0]], getattr(it, _LIMITED[missed[0]]), it)
         for it in known
         if len(missed := _missed(it, budget)) == 1
-    ]
-    return min(single, key=lambda it: (it.relative, it.needed), default=None)
+    )
+    possible = (it for it in single if math.isfinite(it.needed))
+    return min(possible, key=lambda it: (it.relative, it.needed), default=None)
 
 
 def most_missed(known: Known, budget: Budget) -> str:

@@ -55,6 +55,16 @@ def test_what_a_recipe_has_that_is_no_number_is_missed():
     assert most_missed(Known("broken", 0.0, math.nan, 1.0, "modelled"), BUDGET) == "max_latency_ms"
 
 
+def test_no_relaxation_lets_in_a_recipe_that_has_what_is_no_number():
+    broken = Known("broken", math.nan, 2.0, 9000, "measured")
+    found = explain([broken, FAST], broken, BUDGET)
+    assert (found.missed, found.fastest_at_bar) == ("max_drop", None)
+    assert found.relaxation == Relaxation("max_drop", 0.01, 0.021, FAST)
+    lines = explanation_lines(explain([broken], broken, BUDGET), {})
+    assert lines[0].endswith("broken, chosen on the search split, loses nan at 2.00 ms and 9 KB.")
+    assert lines[-1] == "No relaxation of one entry alone brings a known recipe within the budget."
+
+
 def test_the_explanation_in_words_rounds_a_relaxed_entry_up():
     found = explain([FAST, ACCURATE, POOR], FAST, BUDGET)
     assert explanation_lines(found, {"conv1": 0.0125, "conv2": 0.004}) == [
