@@ -1,5 +1,6 @@
 """Calibrators: which range of an activation its integer levels cover, chosen from a histogram of what was seen."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -52,8 +53,15 @@ class Histogram:
         """Return the histogram of nothing between two extremes."""
         return cls(torch.zeros(_BINS, dtype=torch.float64), lowest, highest)
 
+    @property
+    def is_finite(self) -> bool:
+        """Say whether both extremes are numbers, or else there are no bins."""
+        return math.isfinite(self.lowest) and math.isfinite(self.highest)
+
     def add(self, values: Tensor) -> None:
-        """Count the values in place."""
+        """Count the values in place, where there are bins."""
+        if not self.is_finite:
+            return
         self.counts.add_(torch.histc(values.float(), len(self.counts), self.lowest, self.highest))
 
     @property
@@ -126,7 +134,9 @@ CALIBRATORS: Mapping[str, Calibrator] = {
 
 
 def calibrated_range(histogram: Histogram, choice: Quantize) -> Range:
-    """Return the range that the choice's calibrator finds for its levels."""
+    """Return the range that the choice's calibrator finds for its levels, the extremes where one is no number."""
+    if not histogram.is_finite:
+        return histogram.lowest, histogram.highest
     return CALIBRATORS[choice.calibrator](
         histogram, partial(fit_grid, bits=choice.activation_bits, symmetric=choice.symmetric)
     )

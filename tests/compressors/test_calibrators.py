@@ -4,7 +4,9 @@ from functools import partial
 import pytest
 import torch
 from gulliver.compressors.calibrators import CALIBRATORS, Histogram, fit_grid
+from gulliver.compressors.quantize import quantize
 from gulliver.spaces import recipe as recipes
+from torch import nn
 
 FOUR_BITS = partial(fit_grid, bits=4)
 
@@ -98,6 +100,17 @@ def divergence_by_loops(histogram, grid, highest):
     total = sum(given)
     pairs = [(p / sum(wanted), max(q / total, 1e-12)) for p, q in zip(wanted, given, strict=True)]
     return sum(p * math.log(p / q) for p, q in pairs if p > 0)
+
+
+@pytest.mark.parametrize("calibrator", recipes.CALIBRATORS)
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+def test_values_that_are_no_numbers_stay_so_when_they_are_rounded(broken, calibrator):
+    network = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False)).eval()
+    nn.init.constant_(network[0].weight, broken)
+    choice = recipes.LayerRecipe(quantize=recipes.Quantize(calibrator=calibrator))
+    recipe = recipes.Recipe({"0": recipes.LayerRecipe(), "1": choice})
+    quantized = quantize(network, recipe, [(torch.ones(1, 2),)])
+    assert quantized(torch.ones(1, 2)).isnan().all()
 
 
 def test_entropy_takes_the_range_of_the_least_divergence():
