@@ -25,10 +25,13 @@ class Progress:
         return replace(self, members=tuple(front([*self.members, candidate], self.objectives)), slowest_ms=slowest_ms)
 
     def hypervolume(self, baseline_accuracy: float) -> float:
-        """Return the front's area, latency as a share of the slowest trial's, accuracy above half the original's."""
+        """Return the front's area: latencies as shares of the slowest trial's, accuracies from half the original's on.
+
+        Where scores are below zero, they count from one and a half times the original's on.
+        """
         slowest_ms = self.slowest_ms or 1.0
         points = [(it.scores.latency_ms / slowest_ms, it.scores.accuracy_search) for it in self.members]
-        return hypervolume(points, (1.0, baseline_accuracy / 2))
+        return hypervolume(points, (1.0, baseline_accuracy - abs(baseline_accuracy) / 2))
 
     def metrics(self, baseline_accuracy: float) -> dict[str, float]:
         """Return the progress as MLflow plots it."""

@@ -37,6 +37,12 @@ def test_the_area_is_in_shares_of_the_slowest_trial_even_off_the_front():
     assert (metrics["front_size"], metrics["fastest_latency_ms"]) == (1, 2.0)
 
 
+def test_where_scores_are_negative_the_area_begins_half_as_much_below_the_original():
+    progress = progress_of([candidate(0, -2.5, 2.0), candidate(1, -2.8, 4.0)], OBJECTIVES)
+    # From 2 / 4 of the slowest to 4 / 4, and from -2 - 2 / 2 to -2.5.
+    assert progress.hypervolume(baseline_accuracy=-2.0) == pytest.approx(0.5 * (3.0 - 2.5))
+
+
 def test_a_trial_without_a_score_changes_nothing():
     progress = progress_of([candidate(0, 0.8, 2.0)], OBJECTIVES)
     assert progress.after(candidate(1, float("nan"), 9.0)) == progress
