@@ -97,7 +97,8 @@ def finetune(
 
     It runs in bfloat16 where `half`, which is too coarse for a network that is rounded, and where that is faster. With
     a `checkpoint`, a run that was interrupted goes on after its last whole epoch, and ends as if it had not been.
-    Raises InputError where the task has no training inputs, or the checkpoint is of another network or settings.
+    Every epoch takes as many batches as the first has, or fewer where it has fewer. Raises InputError where the task
+    has no training inputs in an epoch, or the checkpoint is of another network or settings.
     """
     if not isinstance(task, TrainingTask):
         raise InputError(f"the task {task.name} must have `training(epoch)` for its networks to be fine-tuned")
@@ -111,8 +112,8 @@ def finetune(
             shown.update(reached.epoch * batches)
             while reached.epoch < settings.epochs and not _is_stuck(reached, settings):
                 torch.manual_seed(_SEED + reached.epoch)
-                lessons = itertools.islice(task.training(reached.epoch), settings.batches_per_epoch)
-                learner.learn(_shown(_lessons(task, lessons, layer), shown), distance)
+                lessons = _lessons(task, _drawn(task, reached.epoch, batches), layer)
+                learner.learn(_shown(lessons, shown), distance)
                 _note(learner, reached, task, settings, distance)
                 _save(learner, reached, settings, checkpoint)
         if reached.best_student is not None:
@@ -124,13 +125,25 @@ def _look_ahead(
     student: nn.Module, task: TrainingTask, settings: Finetune, distance: Distance
 ) -> tuple[int, float | None]:
     """Return how many batches an epoch has, and Muon's share for the student's distance on the first of them."""
-    batches = itertools.islice(task.training(0), settings.batches_per_epoch)
+    batches = _drawn(task, 0, settings.batches_per_epoch)
     first = list(itertools.islice(batches, _LOOKED_AT))
     count = len(first) + sum(1 for _ in batches)
-    if settings.optimizer != MUON or not first:
+    if settings.optimizer != MUON:
         return count, None
     to_go = mean_distance(student, _lessons(task, first, distance.features_layer), distance)
     return count, muon_step(settings.learning_rate, to_go)
+
+
+def _drawn(task: TrainingTask, epoch: int, most: int | None) -> Iterator[Inputs]:
+    """Yield the first batches of an epoch; raises InputError where it has none."""
+    batches = itertools.islice(task.training(epoch), most)
+    first = next(batches, None)
+    if first is None:
+        raise InputError(
+            f"`training(epoch)` of the task {task.name} must give batches anew, but epoch {epoch} has none"
+        )
+    yield first
+    yield from batches
 
 
 def recover(student: nn.Module, inputs: Sequence[Inputs], outputs: Sequence[Tensor], settings: Recovery) -> nn.Module:

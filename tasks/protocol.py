@@ -67,4 +67,7 @@ class TrainingTask(Task, Protocol):
     """A task with unlabelled training inputs, on which finalists learn from the original network."""
 
     def training(self, epoch: int) -> Iterable[Inputs]:
-        """Return the epoch's batches: shuffled by the epoch's number alone, so that a run can be repeated."""
+        """Return the epoch's batches: shuffled by the epoch's number alone, so that a run can be repeated.
+
+        There is one at least, each time anew, and of no epoch are more taken than epoch 0 has.
+        """

@@ -134,6 +134,33 @@ def test_a_task_without_training_inputs_is_refused_by_name(task):
         finetune(student_of(task), bare, Finetune(1))
 
 
+@pytest.mark.parametrize("batches_per_epoch", [None, 7])
+def test_no_epoch_takes_more_batches_than_the_first(batches_per_epoch, task, capfd):
+    whole, steps = task.training, []
+    task.training = lambda epoch: whole(epoch) + whole(epoch)[:epoch]
+    student = student_of(task)
+    student.register_forward_hook(lambda module, *arguments: steps.append(1) if module.training else None)
+    finetune(student, task, Finetune(3, 0.05, batches_per_epoch=batches_per_epoch))
+    assert len(steps) == 3 * (batches_per_epoch or 8)
+
+
+@pytest.mark.parametrize("empty", [0, 1])
+def test_an_epoch_without_batches_is_refused_and_the_task_named(empty, task, capfd):
+    whole = task.training
+    task.training = lambda epoch: [] if epoch == empty else whole(epoch)
+    with pytest.raises(InputError) as caught:
+        finetune(student_of(task), task, Finetune(2))
+    rule = "`training(epoch)` of the task trainable must give batches anew"
+    assert str(caught.value) == f"{rule}, but epoch {empty} has none"
+
+
+def test_batches_that_can_be_drawn_but_once_are_refused(task, capfd):
+    once = iter(task.training(0))
+    task.training = lambda epoch: once
+    with pytest.raises(InputError, match="must give batches anew, but epoch 0 has none"):
+        finetune(student_of(task), task, Finetune(1))
+
+
 class StoppedError(Exception):
     pass
 
