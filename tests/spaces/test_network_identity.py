@@ -36,6 +36,14 @@ def test_any_change_of_weights_buffers_types_or_names_changes_the_hash(change, p
     assert network_hash(changed) != network_hash(plain_network)
 
 
+def test_a_network_in_bfloat16_has_a_hash_of_its_own_weights(plain_network):
+    rounded = copy.deepcopy(plain_network).bfloat16()
+    identity = network_hash(rounded)
+    assert network_hash(copy.deepcopy(rounded)) == identity
+    rounded.conv2.weight.data[3, 2, 1].add_(0.5)
+    assert network_hash(rounded) != identity
+
+
 def test_a_recipe_of_this_network_or_of_no_named_one_passes(plain):
     check_recipe(whole(plain), plain, "f00d")
     check_recipe(whole(plain, network="f00d"), plain, "f00d")
