@@ -165,9 +165,11 @@ class Recipe:
         """Return 16 hexadecimal digits that are equal exactly where the layers' choices are."""
         layers = {name: layer_values(layer) | {"fallback": None} for name, layer in self.layers.items()}
         for choice in layers.values():
-            if choice["sparsify"] is not None:
-                # A ratio of 0, 0.0 or -0.0 is one choice, but three texts.
-                choice["sparsify"]["ratio"] = abs(float(choice["sparsify"]["ratio"]))
+            for slot, share in (("sparsify", "ratio"), ("quantize", "smooth")):
+                values = choice[slot] or {}
+                if values.get(share) is not None:
+                    # A share of 0, 0.0 or -0.0 is one choice, but three texts.
+                    values[share] = abs(float(values[share]))
         return hashlib.sha256(json.dumps(layers, sort_keys=True).encode()).hexdigest()[:16]
 
     def save(self, path: str | Path) -> None:

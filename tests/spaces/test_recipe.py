@@ -20,7 +20,14 @@ choices = st.builds(
         reconstruct=st.booleans(),
     ),
     st.none() | st.builds(Decompose, st.integers(1, 3)),
-    st.none() | st.builds(Quantize, st.sampled_from([4, 8]), st.sampled_from([8, 16]), symmetric=st.booleans()),
+    st.none()
+    | st.builds(
+        Quantize,
+        st.sampled_from([4, 8]),
+        st.sampled_from([8, 16]),
+        symmetric=st.booleans(),
+        smooth=st.sampled_from([None, 0, 0.0, -0.0, 1, 1.0]),
+    ),
     st.none() | st.sampled_from(["the search chose bfloat16", "too sensitive"]),
 )
 recipes = st.builds(
@@ -42,6 +49,11 @@ def test_a_key_is_of_16_hexadecimal_digits_and_never_changes():
     # Studies and MLflow runs of the past are found by it.
     recipe = Recipe({"b": LayerRecipe(Sparsify(0.5), Decompose(8), Quantize(4, 8)), "a": LayerRecipe()})
     assert recipe.key == "5db7528da90e53e6"
+
+
+def test_a_share_is_one_choice_whether_it_is_written_as_a_whole_number_or_not():
+    first, second = (Recipe({"a": LayerRecipe(quantize=Quantize(smooth=share))}) for share in (1, 1.0))
+    assert (first, hash(first)) == (second, hash(second))
 
 
 def test_what_a_recipe_was_found_for_is_not_part_of_it():
