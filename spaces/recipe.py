@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -9,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from gulliver.spaces.quoted import quoted
 from gulliver.tasks.errors import InputError
 
 WEIGHT_BITS = range(2, 9)
@@ -195,7 +197,8 @@ def choice_values(choice: Any) -> dict[str, Any]:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    # Whole numbers have no end, but those that are no floating-point numbers are no use.
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _is_whole(value: object, allowed: range) -> bool:
@@ -262,7 +265,7 @@ def _check_layer(name: str, layer: LayerRecipe) -> None:
     for slot, key, rule, holds in _RULES:
         choice = getattr(layer, slot)
         if choice is not None and not holds(getattr(choice, key)):
-            raise InputError(f"{rule}, but {name} has {key}={getattr(choice, key)!r}")
+            raise InputError(f"{rule}, but {name} has {key}={quoted(getattr(choice, key))}")
     if layer.sparsify is not None and layer.sparsify.kind != "channel":
         _check_zeros(name, layer.sparsify, layer.decompose)
     if layer.decompose is not None:
@@ -289,22 +292,28 @@ def check_finetune(finetune: Finetune | None) -> None:
     if finetune is None:
         return
     if not _is_whole(finetune.epochs, range(1, 10_001)):
-        raise InputError(f"`1 <= epochs <= 10000` must hold, whole, but finetune has epochs={finetune.epochs!r}")
+        raise InputError(f"`1 <= epochs <= 10000` must hold, whole, but finetune has epochs={quoted(finetune.epochs)}")
     batches = finetune.batches_per_epoch
     if batches is not None and not _is_whole(batches, range(1, 1 << 31)):
-        raise InputError(f"`batches_per_epoch >= 1` must hold, whole, but finetune has batches_per_epoch={batches!r}")
+        raise InputError(
+            f"`batches_per_epoch >= 1` must hold, whole, but finetune has batches_per_epoch={quoted(batches)}"
+        )
     if not isinstance(finetune.quantization_aware, bool):
         value = finetune.quantization_aware
-        raise InputError(f"`quantization_aware` must be true or false, but finetune has quantization_aware={value!r}")
+        raise InputError(
+            f"`quantization_aware` must be true or false, but finetune has quantization_aware={quoted(value)}"
+        )
     if finetune.patience is not None and not _is_whole(finetune.patience, range(1, 10_001)):
-        raise InputError(f"`1 <= patience <= 10000` must hold, whole, but finetune has patience={finetune.patience!r}")
+        raise InputError(
+            f"`1 <= patience <= 10000` must hold, whole, but finetune has patience={quoted(finetune.patience)}"
+        )
     weight = finetune.feature_weight
     if not _is_number(weight) or not 0 <= weight < float("inf"):
-        raise InputError(f"`0 <= feature_weight < inf` must hold, but finetune has feature_weight={weight!r}")
+        raise InputError(f"`0 <= feature_weight < inf` must hold, but finetune has feature_weight={quoted(weight)}")
     rule, holds = _one_of("optimizer", (MUON, SGD))
     if not holds(finetune.optimizer):
-        raise InputError(f"{rule}, but finetune has optimizer={finetune.optimizer!r}")
+        raise InputError(f"{rule}, but finetune has optimizer={quoted(finetune.optimizer)}")
     for key in ("learning_rate", "temperature"):
         value = getattr(finetune, key)
         if not _is_number(value) or not 0 < value < float("inf"):
-            raise InputError(f"`0 < {key} < inf` must hold, but finetune has {key}={value!r}")
+            raise InputError(f"`0 < {key} < inf` must hold, but finetune has {key}={quoted(value)}")

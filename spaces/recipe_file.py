@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from gulliver.spaces.quoted import quoted
 from gulliver.spaces.recipe import (
     SGD,
     Decompose,
@@ -25,6 +26,25 @@ _VERSION_KEY = "gulliver_recipe"
 _METHODS: dict[str, type[Any]] = {"sparsify": Sparsify, "decompose": Decompose, "quantize": Quantize}
 
 
+class _Loader(yaml.SafeLoader):
+    """Read YAML without what a short file could fill memory with, aliases, or numbers too long to be written again."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.current_event.start_mark
+            raise yaml.composer.ComposerError(None, None, "found an alias, which recipes must not have", mark)
+        return super().compose_node(parent, index)
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        value: int = super().construct_yaml_int(node)
+        # Raises ValueError where it has thousands of digits.
+        str(value)
+        return value
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+
+
 def write_recipe(recipe: Recipe, path: Path) -> None:
     """Write the recipe so that a reader sees the old file or the whole new one, never a part."""
     text = yaml.safe_dump(to_document(recipe), sort_keys=False, width=110)
@@ -35,7 +55,7 @@ def read_recipe(path: str | Path) -> Recipe:
     """Return the recipe in the file; raises InputError that names the file, the layer and the rule."""
     path = Path(path)
     try:
-        document = yaml.safe_load(path.read_text())
+        document = _Loader(path.read_text()).get_single_data()
     except OSError as error:
         raise InputError(f"recipe {path} cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -61,7 +81,7 @@ def from_document(document: object) -> Recipe:
         raise InputError(f"the key `{_VERSION_KEY}` with the format's version must be present")
     version = document[_VERSION_KEY]
     if type(version) is not int or not 1 <= version <= VERSION:
-        raise InputError(f"`{_VERSION_KEY}` must be at most {VERSION} for this Gulliver, but is {version!r}")
+        raise InputError(f"`{_VERSION_KEY}` must be at most {VERSION} for this Gulliver, but is {quoted(version)}")
     _check_keys("the recipe", document, [_VERSION_KEY, "found_for", "finetune", "layers"])
     layers = document.get("layers")
     if not isinstance(layers, dict) or not layers:
@@ -87,7 +107,7 @@ def _layer(name: str, entry: object) -> LayerRecipe:
     }
     fallback = entry.get("fallback")
     if fallback is not None and not isinstance(fallback, str):
-        raise InputError(f"`fallback` must be a reason in words, but {name} has fallback={fallback!r}")
+        raise InputError(f"`fallback` must be a reason in words, but {name} has fallback={quoted(fallback)}")
     return LayerRecipe(**slots, fallback=fallback)
 
 
@@ -108,16 +128,16 @@ def _found_for(document: dict[str, Any]) -> FoundFor:
     for key, value in entry.items():
         wanted = dict if isinstance(getattr(blank, key), dict) else int if key == "seed" else str
         if not isinstance(value, wanted):
-            raise InputError(f"found_for.{key} must be of type {wanted.__name__}, but is {value!r}")
+            raise InputError(f"found_for.{key} must be of type {wanted.__name__}, but is {quoted(value)}")
     return replace(blank, **entry)
 
 
 def _check_keys(owner: str, entry: object, known: list[str]) -> None:
     if not isinstance(entry, dict):
-        raise InputError(f"{owner} must map {', '.join(known)} to values, but is {entry!r}")
+        raise InputError(f"{owner} must map {', '.join(known)} to values, but is {quoted(entry)}")
     for key in entry:
         if key not in known:
-            raise InputError(f"{owner} has the unknown key {key!r}; known are {', '.join(known)}")
+            raise InputError(f"{owner} has the unknown key {quoted(key)}; known are {', '.join(known)}")
 
 
 def _plain(value: Any) -> Any:

@@ -131,6 +131,7 @@ ACTIVATION = "`4 <= activation_bits <= 16` must hold, whole"
         (LayerRecipe(None, Decompose(0)), f"{RANK}, but {LAYER} has rank=0"),
         (LayerRecipe(None, Decompose(2.5)), f"{RANK}, but {LAYER} has rank=2.5"),
         (LayerRecipe(None, Decompose(True)), f"{RANK}, but {LAYER} has rank=True"),
+        (LayerRecipe(None, Decompose(1 << 20_000)), f"{RANK}, but {LAYER} has rank=a number of 20001 bits"),
         (LayerRecipe(None, Decompose(4, "cp")), f"{KIND}, but {LAYER} has kind='cp'"),
         (
             LayerRecipe(None, Decompose(4, "svd", 3)),

@@ -186,11 +186,25 @@ def test_a_missing_file_is_named(tmp_path):
         "a: \x07",
         "gulliver_recipe: 1\nlayers: {a: {fallback: 2020-99-99}}",
         "a: " + "9" * 5000,
+        "a: 0x" + "f" * 5000,
         "[" * 5000,
     ],
 )
 def test_what_is_not_yaml_is_said_to_be_so(text, tmp_path):
     assert refusal(tmp_path, text).startswith("is not YAML: ")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "gulliver_recipe: 1\nlayers: &loop {a: *loop}",
+        "a: &a [1, 1, 1, 1, 1, 1]\nb: &b [*a, *a, *a, *a, *a, *a]\nc: [*b, *b, *b, *b, *b, *b]",
+        "a: &a {x: 1}\nb: &b {<<: [*a, *a, *a, *a, *a, *a]}\nc: {<<: [*b, *b, *b, *b, *b, *b]}",
+    ],
+)
+def test_a_file_is_refused_at_its_first_alias_as_few_of_them_may_stand_for_millions_of_values(text, tmp_path):
+    message = refusal(tmp_path, text)
+    assert message.startswith('is not YAML: found an alias, which recipes must not have in "<unicode string>", line 2')
 
 
 @pytest.mark.parametrize(
@@ -265,7 +279,18 @@ SLOTS = "sparsify, decompose, quantize, fallback"
             "found_for.versions must be of type dict, but is '2.13'",
         ),
         ("gulliver_recipe: 1\nlayers: {a: {}}\nfound_for: {chip: x}", "found_for has the unknown key 'chip'; known"),
-        ("gulliver_recipe: 1\nlayers: &loop {a: *loop}", f"a has the unknown key 'a'; known are {SLOTS}"),
+        (
+            "gulliver_recipe: 1\nlayers: {a: {}}\nfinetune: {epochs: 1, learning_rate: 1" + "0" * 400 + "}",
+            "`0 < learning_rate < inf` must hold, but finetune has learning_rate=a number of 1329 bits",
+        ),
+        (
+            f"gulliver_recipe: 1\nlayers: {{a: {list(range(1000))}}}",
+            f"a must map {SLOTS} to values, but is [0, 1, 2, 3, 4, 5, ...]",
+        ),
+        (
+            "gulliver_recipe: 1\nlayers: {a: {fallback: [[[[[1]]]]]}}",
+            "`fallback` must be a reason in words, but a has fallback=[[...]]",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line_with_layer_and_rule(text, message, tmp_path):
