@@ -18,13 +18,13 @@ from gulliver.tasks.errors import InputError
         (["budget.max_drop=-1"], "`budget.max_drop >= 0` must hold, but it is -1"),
         (["budget.max_latency_ms=0"], "`budget.max_latency_ms > 0` must hold, but it is 0"),
         (["target.batch=0"], "`target.batch >= 1` must hold, but it is 0"),
-        (["task.epochs=0"], "epochs"),
+        (["task.epochs=0"], "epochs: must be a whole number from 1 to 1000, got 0"),
         (["out=[1]"], "out must be a folder"),
         (["seeds=0"], "`1 <= seeds <= 2**31 - seed` must hold, but it is 0"),
         (["seeds=many"], "`1 <= seeds <= 2**31 - seed` must hold, but it is many"),
         (["trial.race.confidence=1"], "`0 < trial.race.confidence < 1` must hold, but it is 1.0"),
         (["trial.race.first_slice=0"], "`trial.race.first_slice >= 1` must hold, but it is 0"),
-        (["trials=[1"], "trials"),
+        (["trials=[1"], "trials=[1 is not an override in Hydra's grammar: no viable alternative at input '[1'"),
     ],
 )
 def test_a_mistake_in_a_search_is_one_line_that_names_the_key_and_the_choices(overrides, message):
