@@ -5,7 +5,7 @@ import importlib
 import inspect
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from gulliver.tasks.errors import InputError
@@ -18,11 +18,9 @@ def build(constructor: Callable[..., Any], values: object, path: str) -> Any:
     if not isinstance(values, Mapping):
         raise InputError(f"{path} must be a group of keys, but is {values!r}")
     known = inspect.signature(constructor).parameters
+    optional = [key for key, it in known.items() if it.default is not inspect.Parameter.empty]
     hints = typing.get_type_hints(constructor.__init__ if isinstance(constructor, type) else constructor)  # type: ignore[misc]
-    check_keys(values, list(known), path)
-    missing = [key for key, it in known.items() if it.default is inspect.Parameter.empty and key not in values]
-    if missing:
-        raise InputError(f"{path} must have a value for {missing[0]}")
+    check_keys(values, list(known), path, optional)
     return constructor(**{key: _convert(value, hints.get(key, Any), f"{path}.{key}") for key, value in values.items()})
 
 
@@ -38,12 +36,15 @@ def build_target(values: object, path: str) -> Any:
     return build(constructor, {key: value for key, value in values.items() if key != TARGET_KEY}, path)
 
 
-def check_keys(values: Mapping[Any, Any], known: list[str], path: str) -> None:
-    """Raise InputError for a key that is not known."""
+def check_keys(values: Mapping[Any, Any], known: list[str], path: str, optional: Collection[str] = ()) -> None:
+    """Raise InputError for a key that is not known, or that is missing and not optional."""
     for key in values:
         if key not in known:
             full = f"{path}.{key}" if path else str(key)
             raise InputError(f"unknown key {full}; known keys are {', '.join(known) or 'none'}")
+    missing = [key for key in known if key not in values and key not in optional]
+    if missing:
+        raise InputError(f"{path or 'the configuration'} must have a value for {missing[0]}")
 
 
 def _convert(value: object, hint: Any, path: str) -> Any:

@@ -117,11 +117,11 @@ def build_solve(config: dict[str, Any]) -> SolveJob:
     """Return the finished search and what it is to be solved for; raises InputError that names the key."""
     from gulliver.search.settings import Budget
 
-    check_keys(config, ["run", "budget", "target", "steps", "out"], "")
+    check_keys(config, ["run", "budget", "target", "steps", "out"], "", optional=["target"])
     run = _folder(config["run"], "run")
     if run is None:
         raise InputError("run must be given, as in run=DIR, the folder of a search")
-    searched = build_search(_read_config(run))
+    searched = _read_search(run)
     settings = replace(searched.settings, budget=build(Budget, config["budget"], "budget"))
     target = build_target(config["target"], "target") if config.get("target") else searched.target
     if not isinstance(config["steps"], int) or config["steps"] < 2:
@@ -159,7 +159,7 @@ def build_calibrate(config: dict[str, Any]) -> CalibrateJob:
 
 def build_show(config: dict[str, Any]) -> ShowJob:
     """Return the recipe to show; raises InputError where its file is not one."""
-    check_keys(config, ["recipe", "task", "target"], "")
+    check_keys(config, ["recipe", "task", "target"], "", optional=["task", "target"])
     recipe, given = _read(config), [key for key in ("task", "target") if config.get(key)]
     if len(given) == 1:
         raise InputError(f"task and target must be given together, but {given[0]} is alone")
@@ -204,8 +204,8 @@ def _read(config: dict[str, Any]) -> Any:
     return read_recipe(config["recipe"])
 
 
-def _read_config(run: Path) -> dict[str, Any]:
-    """Return the configuration that a search in this folder was launched with."""
+def _read_search(run: Path) -> SearchJob:
+    """Return the search that was launched in this folder."""
     import yaml
 
     path = run / CONFIG_FILE
@@ -213,9 +213,16 @@ def _read_config(run: Path) -> dict[str, Any]:
         raise InputError(f"run must be the folder of a search that `gulliver search` made, but {path} does not exist")
     try:
         config = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"{path} is not YAML: {error}") from error
-    return config if isinstance(config, dict) else {}
+    if not isinstance(config, dict):
+        raise InputError(f"{path} must be a group of keys, but is {config!r}")
+    try:
+        return build_search(config)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
 
 
 def _folder(value: object, key: str = "out") -> Path | None:

@@ -59,14 +59,20 @@ def expand(overrides: list[str], sweep: bool) -> Iterator[list[str]]:
         parsed = OverridesParser.create().parse_overrides(overrides)
     except OverrideParseException as error:
         raise InputError(_explain(error, "search")) from error
-    choices = [
-        [f"{it.get_key_element()}={value}" for value in it.sweep_string_iterator()]
-        if it.is_sweep_override()
-        else [it.input_line or ""]
-        for it in parsed
-    ]
-    for combination in itertools.product(*choices):
+    for combination in itertools.product(*map(_choices, parsed)):
         yield list(combination)
+
+
+def _choices(override: Any) -> list[str]:
+    """Return the overrides that one of a sweep stands for."""
+    from hydra.errors import HydraException
+
+    if not override.is_sweep_override():
+        return [override.input_line or ""]
+    try:
+        return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+    except HydraException as error:
+        raise InputError(f"a sweep must list its choices, as in seed=1,2, but is {override.input_line}") from error
 
 
 def _launch_hydra(command: str, arguments: list[str]) -> None:

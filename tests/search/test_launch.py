@@ -34,6 +34,31 @@ def test_a_mistake_in_a_search_is_one_line_that_names_the_key_and_the_choices(ov
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("command", "key"),
+    [("search", "seed"), ("solve", "steps"), ("apply", "task"), ("calibrate", "again"), ("predict", "mode")],
+)
+def test_a_key_that_is_taken_out_is_named(command, key):
+    with pytest.raises(InputError, match=f"^the configuration must have a value for {key}$"):
+        check(command, [f"~{key}"])
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        (b"- task\n", " must be a group of keys, but is ['task']"),
+        (b"task: \xff\n", " is not YAML: 'utf-8' codec can't decode byte 0xff"),
+        (b"trials: 4\n", ": the configuration must have a value for task"),
+    ],
+)
+def test_a_search_is_not_solved_again_where_what_it_was_launched_with_cannot_be_read(tmp_path, written, message):
+    config = tmp_path / "config.yaml"
+    config.write_bytes(written)
+    with pytest.raises(InputError) as caught:
+        check("solve", [f"run={tmp_path}"])
+    assert str(caught.value).startswith(f"{config}{message}")
+
+
 @pytest.mark.parametrize("command", ["apply", "show"])
 def test_a_recipe_must_be_given(command):
     with pytest.raises(InputError, match="recipe must be given, as in recipe=FILE"):
@@ -60,6 +85,13 @@ def test_a_sweep_is_expanded_to_all_combinations():
         ["task=b", "seed=1", "trials=4"],
         ["task=b", "seed=2", "trials=4"],
     ]
+
+
+@pytest.mark.parametrize("override", ["task=glob(*)", "seed=interval(1,5)"])
+def test_a_sweep_that_lists_no_choices_is_refused(override):
+    with pytest.raises(InputError) as caught:
+        list(expand([override], sweep=True))
+    assert str(caught.value) == f"a sweep must list its choices, as in seed=1,2, but is {override}"
 
 
 @pytest.mark.parametrize(
