@@ -190,6 +190,11 @@ BUILD: Mapping[str, Callable[[dict[str, Any]], Job]] = {
 }
 
 
+def decisive(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what decides a command's results, not how many there are, where they go, or whether they are made anew."""
+    return {key: value for key, value in config.items() if key not in _WITHOUT_EFFECT}
+
+
 def _table(config: dict[str, Any], key: str) -> Path:
     if not isinstance(config[key], str) or not config[key]:
         raise InputError(f"{key} must be given, as in {key}=FILE.csv")
@@ -240,6 +245,5 @@ def _seeds(count: object, first: int) -> tuple[int, ...]:
 
 def _default_out(config: dict[str, Any], named: str) -> Path:
     """Return a folder named for the settings, so that the same command finds its own search again."""
-    decisive = {key: value for key, value in config.items() if key not in _WITHOUT_EFFECT}
-    digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:8]
+    digest = hashlib.sha256(json.dumps(decisive(config), sort_keys=True).encode()).hexdigest()[:8]
     return Path("outputs") / f"{named}-{digest}"

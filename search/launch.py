@@ -3,11 +3,12 @@
 import itertools
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from gulliver.search.commands import RUN
-from gulliver.search.jobs import BUILD, Job
+from gulliver.search.jobs import BUILD, Job, decisive
 from gulliver.tasks.errors import InputError
 
 _CONFIG_MODULE = "gulliver.conf"
@@ -18,7 +19,7 @@ def launch(command: str, arguments: list[str]) -> None:
     overrides = [argument for argument in arguments if not argument.startswith("-")]
     flags = [argument for argument in arguments if argument.startswith("-")]
     if not flags or flags in (["-m"], ["--multirun"]):
-        jobs = [check(command, job_overrides) for job_overrides in expand(overrides, sweep=bool(flags))]
+        jobs = check_all(command, list(expand(overrides, sweep=bool(flags))))
         if not flags and not any(_is_for_launcher(it) for it in overrides):
             RUN[command](jobs[0])
             return
@@ -28,6 +29,27 @@ def launch(command: str, arguments: list[str]) -> None:
 def check(command: str, overrides: list[str]) -> Job:
     """Return the checked job of these overrides; raises InputError that names the key and the choices."""
     return BUILD[command](compose(command, overrides))
+
+
+def check_all(command: str, sweep: Sequence[list[str]]) -> list[Job]:
+    """Return the checked jobs of a sweep; raises InputError where two would write different results to one place."""
+    configs = [compose(command, overrides) for overrides in sweep]
+    jobs = [BUILD[command](config) for config in configs]
+    writers: dict[Path, int] = {}
+    for index, job in enumerate(jobs):
+        if (out := getattr(job, "out", None)) is None:
+            continue
+        first = writers.setdefault(out.resolve(), index)
+        if decisive(configs[index]) != decisive(configs[first]):
+            differing = _difference(sweep[first], sweep[index])
+            raise InputError(f"jobs of a sweep must differ in `out`, but {differing} have out={out}")
+    return jobs
+
+
+def _difference(one: Sequence[str], other: Sequence[str]) -> str:
+    """Return the overrides that each has alone, as `seed=1 and seed=2`."""
+    alone = (" ".join(it for it in mine if it not in theirs) for mine, theirs in ((one, other), (other, one)))
+    return " and ".join(alone)
 
 
 def compose(command: str, overrides: list[str]) -> dict[str, Any]:

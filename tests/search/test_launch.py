@@ -1,5 +1,5 @@
 import pytest
-from gulliver.search.launch import check, compose, expand
+from gulliver.search.launch import check, compose, expand, launch
 from gulliver.spaces.recipe import LayerRecipe, Recipe
 from gulliver.tasks.errors import InputError
 
@@ -85,6 +85,27 @@ def test_a_sweep_is_expanded_to_all_combinations():
         ["task=b", "seed=1", "trials=4"],
         ["task=b", "seed=2", "trials=4"],
     ]
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    """What Hydra would be given to run."""
+    given = []
+    monkeypatch.setattr("gulliver.search.launch._launch_hydra", lambda *them: given.append(them))
+    return given
+
+
+def test_jobs_of_a_sweep_that_would_write_to_one_folder_are_refused_before_one_runs(launched):
+    message = r"^jobs of a sweep must differ in `out`, but seed=1 and seed=2 have out=here$"
+    with pytest.raises(InputError, match=message):
+        launch("search", ["-m", "seed=1,2", "trials=4", "out=here"])
+    assert not launched
+
+
+@pytest.mark.parametrize("more", ["seed=1,1", "trials=4,8"])
+def test_jobs_of_a_sweep_may_share_a_folder_where_the_second_goes_on_with_the_first(launched, more):
+    launch("search", ["-m", more, "out=here"])
+    assert launched == [("search", ["-m", more, "out=here"])]
 
 
 @pytest.mark.parametrize("override", ["task=glob(*)", "seed=interval(1,5)"])
