@@ -148,11 +148,14 @@ def build_calibrate(config: dict[str, Any]) -> CalibrateJob:
 
     check_keys(config, ["task", "target", "space", "again", "kernels", "out"], "")
     task, target = build_target(config["task"], "task"), build_target(config["target"], "target")
-    kernels, out = (_table(config, key) if config[key] else None for key in ("kernels", "out"))
+    kernels = _file(config, "kernels", "csv") if config["kernels"] else None
+    out = _file(config, "out", "yaml") if config["out"] else None
     if target.runtime is None and kernels is None:
         raise InputError(f"kernels must be given for {target.name}, which is not here, as in kernels=FILE.csv")
     if target.runtime is not None and (kernels or out):
         raise InputError(f"kernels and out must not be given for {target.name}, which is measured here")
+    if kernels and out and (out.is_dir() or out.resolve() == kernels.resolve()):
+        raise InputError(f"out must be a YAML file other than kernels, but is {out}")
     options = build(SpaceOptions, config["space"], "space")
     return CalibrateJob(task, target, options, bool(config["again"]), kernels, out)
 
@@ -172,7 +175,7 @@ def build_predict(config: dict[str, Any]) -> PredictJob:
     from gulliver.evaluators.latency.chip_prediction import MODES
 
     check_keys(config, ["kernels", "out", "mode"], "")
-    kernels, out = _table(config, "kernels"), _table(config, "out")
+    kernels, out = _file(config, "kernels", "csv"), _file(config, "out", "csv")
     if config["mode"] not in MODES:
         raise InputError(f"mode must be one of {', '.join(MODES)}, but is {config['mode']}")
     if out.is_dir() or out.suffix == ".png" or out.resolve() == kernels.resolve():
@@ -195,9 +198,9 @@ def decisive(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key not in _WITHOUT_EFFECT}
 
 
-def _table(config: dict[str, Any], key: str) -> Path:
+def _file(config: dict[str, Any], key: str, suffix: str) -> Path:
     if not isinstance(config[key], str) or not config[key]:
-        raise InputError(f"{key} must be given, as in {key}=FILE.csv")
+        raise InputError(f"{key} must be given, as in {key}=FILE.{suffix}")
     return Path(config[key])
 
 

@@ -167,6 +167,13 @@ def test_a_file_that_is_no_chip_is_refused(tmp_path, text, message):
         (["target=chip", "kernels=a.csv"], "target.chip must be of type str, but is None"),
         (["target=chip", "target.chip=nowhere.yaml", "kernels=a.csv"], "the chip nowhere.yaml cannot be read"),
         (["target=ascend_910b2", "target.fit=nowhere.yaml", "kernels=a.csv"], "nowhere.yaml must hold a fit"),
+        (
+            ["target=ascend_910b2", "kernels=a.csv", "out=./a.csv"],
+            "out must be a YAML file other than kernels, but is a.csv",
+        ),
+        (["target=ascend_910b2", "kernels=a.csv", "out=."], r"out must be a YAML file other than kernels, but is \."),
+        (["target=ascend_910b2", "kernels=a.csv", "out=3"], r"out must be given, as in out=FILE\.yaml"),
+        (["target=ascend_910b2", "kernels=3"], r"kernels must be given, as in kernels=FILE\.csv"),
     ],
 )
 def test_impossible_calibrations_are_refused(arguments, message):
