@@ -6,21 +6,27 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from gulliver.tasks.errors import InputError
 
 TARGET_KEY = "_target_"
+# `*arguments` and `**named` take what has no name of its own, so no key stands for them.
+_WITHOUT_NAME = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 def build(constructor: Callable[..., Any], values: object, path: str) -> Any:
     """Return what the constructor makes of the values; raises InputError that names the key and what it may be."""
     if not isinstance(values, Mapping):
         raise InputError(f"{path} must be a group of keys, but is {values!r}")
-    known = inspect.signature(constructor).parameters
-    optional = [key for key, it in known.items() if it.default is not inspect.Parameter.empty]
+    parameters = inspect.signature(constructor).parameters
+    known = [key for key, it in parameters.items() if it.kind not in _WITHOUT_NAME]
+    optional = [key for key in known if parameters[key].default is not inspect.Parameter.empty]
     hints = typing.get_type_hints(constructor.__init__ if isinstance(constructor, type) else constructor)  # type: ignore[misc]
-    check_keys(values, list(known), path, optional)
+    check_keys(values, known, path, optional)
     return constructor(**{key: _convert(value, hints.get(key, Any), f"{path}.{key}") for key, value in values.items()})
 
 
@@ -48,23 +54,64 @@ def check_keys(values: Mapping[Any, Any], known: list[str], path: str, optional:
 
 
 def _convert(value: object, hint: Any, path: str) -> Any:
-    """Return the value as its annotation wants it: lists become tuples, whole numbers may stand for others."""
+    """Return the value as its annotation wants it: lists become tuples, texts paths, whole numbers floats."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return value
     if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in arguments:
-            return None
-        return _convert(value, next(it for it in arguments if it is not type(None)), path)
+        return _convert_to_one_of(value, arguments, path)
+    if origin is typing.Literal:
+        return _check_choice(value, arguments, path)
+    if origin is list:
+        return list(_convert_list(value, (*arguments, ...), path))
     if origin is tuple:
         return _convert_list(value, arguments, path)
+    if origin is dict:
+        return _convert_group(value, arguments, path)
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return value if isinstance(value, hint) else build(hint, value, path)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise InputError(f"{path} must be of type {hint.__name__}, but is {value!r}")
+    if hint is Path and isinstance(value, str):
+        return Path(value)
+    return _check_type(value, hint, path)
+
+
+def _check_type(value: object, hint: Any, path: str) -> object:
+    try:
+        fits = isinstance(value, hint)
+    except TypeError as error:
+        raise InputError(f"{path} must be of a type that YAML has, but its annotation is {_name(hint)}") from error
+    if not fits or (isinstance(value, bool) and hint is not bool):
+        raise InputError(f"{path} must be of type {_name(hint)}, but is {value!r}")
     return value
+
+
+def _check_choice(value: object, choices: tuple[Any, ...], path: str) -> object:
+    # 1 equals True and 1.0, but is none of them.
+    if not any(value == it and type(value) is type(it) for it in choices):
+        raise InputError(f"{path} must be {' or '.join(map(repr, choices))}, but is {value!r}")
+    return value
+
+
+def _convert_to_one_of(value: object, hints: tuple[Any, ...], path: str) -> Any:
+    """Return the value as the first annotation that it meets wants it; a single one says itself why it is not met."""
+    if value is None and NoneType in hints:
+        return None
+    of_something = [it for it in hints if it is not NoneType]
+    if len(of_something) == 1:
+        return _convert(value, of_something[0], path)
+    for hint in of_something:
+        with suppress(InputError):
+            return _convert(value, hint, path)
+    raise InputError(f"{path} must be of type {' or '.join(map(_name, of_something))}, but is {value!r}")
+
+
+def _convert_group(value: object, arguments: tuple[Any, ...], path: str) -> dict[Any, Any]:
+    if not isinstance(value, Mapping):
+        raise InputError(f"{path} must be a group of keys, but is {value!r}")
+    of_key, of_value = arguments
+    return {_convert(key, of_key, path): _convert(item, of_value, f"{path}.{key}") for key, item in value.items()}
 
 
 def _convert_list(value: object, arguments: tuple[Any, ...], path: str) -> tuple[Any, ...]:
@@ -75,3 +122,7 @@ def _convert_list(value: object, arguments: tuple[Any, ...], path: str) -> tuple
     if len(value) != len(arguments):
         raise InputError(f"{path} must be a list of {len(arguments)}, but is {value!r}")
     return tuple(_convert(item, argument, path) for item, argument in zip(value, arguments, strict=True))
+
+
+def _name(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) else str(hint)

@@ -42,7 +42,7 @@ class RunDirectory:
     def claim(self, settings: Mapping[str, Any]) -> None:
         """Write the settings into a new folder, or raise InputError where it holds a search with other ones."""
         record = self.path / "settings.json"
-        wanted = json.loads(json.dumps(settings))
+        wanted = json.loads(json.dumps(settings, default=str))
         held = json.loads(record.read_text()) if record.exists() else wanted
         for key in sorted({*wanted, *held}):
             if key != _MAY_GROW and wanted.get(key) != held.get(key):

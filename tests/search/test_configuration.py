@@ -1,5 +1,7 @@
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import yaml
@@ -40,6 +42,63 @@ def test_values_are_converted_to_what_the_constructor_wants():
 def test_what_does_not_fit_is_named_with_the_choices(values, message):
     with pytest.raises(InputError, match=message):
         build(Example, values, "example")
+
+
+class Flowers:
+    """A task of one's own, annotated as constructors often are."""
+
+    def __init__(
+        self,
+        *layers: int,
+        order: Literal["random", "sorted"] = "random",
+        widths: list[int] | None = None,
+        shares: dict[str, float] | None = None,
+        folder: Path = Path("flowers"),
+        crop: int | str = "whole",
+        judge: Callable[[float], float] = abs,
+        **more: float,
+    ):
+        self.order, self.widths, self.shares, self.folder, self.crop = order, widths, shares, folder, crop
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "wanted"),
+    [
+        ("order", "sorted", "sorted"),
+        ("widths", [16, 32], [16, 32]),
+        ("widths", None, None),
+        ("shares", {"rose": 1, "lily": 0.5}, {"rose": 1.0, "lily": 0.5}),
+        ("folder", "data/flowers", Path("data/flowers")),
+        ("crop", 224, 224),
+        ("crop", "centre", "centre"),
+    ],
+)
+def test_common_annotations_are_met(key, value, wanted):
+    built = getattr(build(Flowers, {key: value}, "task"), key)
+    assert built == wanted
+    assert type(built) is type(wanted)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"order": "alphabetical"}, "task.order must be 'random' or 'sorted', but is 'alphabetical'"),
+        ({"widths": [16, "wide"]}, "task.widths must be of type int, but is 'wide'"),
+        ({"shares": {"rose": "most"}}, "task.shares.rose must be of type float, but is 'most'"),
+        ({"shares": [1]}, "task.shares must be a group of keys, but is [1]"),
+        ({"folder": 3}, "task.folder must be of type Path, but is 3"),
+        ({"crop": [1]}, "task.crop must be of type int or str, but is [1]"),
+        (
+            {"judge": "abs"},
+            "task.judge must be of a type that YAML has, but its annotation is collections.abc.Callable",
+        ),
+        ({"more": 1}, "unknown key task.more; known keys are order, widths, shares, folder, crop, judge"),
+    ],
+)
+def test_what_common_annotations_do_not_allow_is_named(values, message):
+    with pytest.raises(InputError) as caught:
+        build(Flowers, values, "task")
+    assert str(caught.value).startswith(message)
 
 
 def test_groups_inside_groups_are_built_too():

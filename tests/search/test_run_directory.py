@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
@@ -33,6 +34,12 @@ def test_a_folder_made_before_a_search_chose_calibrators_and_kinds_of_split_stil
     for options in ({"calibrators": ("mse",)}, {"decompositions": ("svd", "tucker2")}):
         with pytest.raises(InputError, match=r"holds a search with space=.*, but space=.* is asked for"):
             RunDirectory(tmp_path).claim(record(**options))
+
+
+def test_a_folder_of_a_target_with_a_path_of_its_own_opens_again(tmp_path):
+    for _ in range(2):
+        RunDirectory(tmp_path).claim({"target": {"kernels": Path("kernels.csv")}})
+    assert json.loads((tmp_path / "settings.json").read_text()) == {"target": {"kernels": "kernels.csv"}}
 
 
 def test_the_number_of_trials_may_change(tmp_path):
