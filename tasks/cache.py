@@ -1,7 +1,7 @@
 """The folder that keeps downloads and trained weights between runs, and files written to it whole or not at all."""
 
 import os
-import tempfile
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,10 +16,11 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file beside the path, then rename it; raises what `write` raises, or OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # The same folder, because a rename is atomic only within one file system.
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(descriptor)
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(8)}"
+    # Not by mkstemp, whose files no other user may read, whatever the umask.
+    temporary.touch(exist_ok=False)
     try:
-        write(Path(temporary))
-        Path(temporary).replace(path)
+        write(temporary)
+        temporary.replace(path)
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,16 @@ def test_a_file_is_written_with_its_folders(tmp_path):
     write_atomically(path, lambda temporary: temporary.write_text("new"))
     assert path.read_text() == "new"
     assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o007, 0o660)])
+def test_a_file_may_be_read_by_whom_the_umask_lets(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        write_atomically(tmp_path / "b.txt", lambda temporary: temporary.write_text("new"))
+    finally:
+        os.umask(before)
+    assert (tmp_path / "b.txt").stat().st_mode & 0o777 == mode
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
