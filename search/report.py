@@ -29,6 +29,9 @@ def write_tables(out: Path, candidates: Sequence[Candidate], front: Sequence[Can
 
 def write_recipes(out: Path, result: Result) -> None:
     """Write recipes/front-NN.yaml, fastest first, recipes/best.yaml, and recipes/within-D.yaml for the other drops."""
+    # A search that has grown may have a shorter front, and fewer finalists within a drop.
+    for older in [*(out / "recipes").glob("front-*.yaml"), *(out / "recipes").glob("within-*.yaml")]:
+        older.unlink()
     for index, candidate in enumerate(result.front):
         candidate.recipe.save(out / "recipes" / f"front-{index:02d}.yaml")
     result.best.recipe.save(out / "recipes" / "best.yaml")
