@@ -211,7 +211,8 @@ class Space:
         break_even = break_even_rank(layer, channels, kind)
         multiples = self.capabilities.multiples(max(self.capabilities.small_channel_multiple, int(break_even)))
         liked = [multiple for multiple in multiples if multiple % self.capabilities.small_channel_multiple == 0]
-        nearest = {min(liked, key=lambda rank: abs(rank - share * break_even)) for share in self.options.ranks}
+        shares = self.options.ranks if liked else ()
+        nearest = {min(liked, key=lambda rank: abs(rank - share * break_even)) for share in shares}
         return tuple(sorted((rank for rank in nearest if rank < break_even), reverse=True))
 
     def _rung(self, dimension: Dimension, recipe: Recipe, channels: Mapping[str, Channels]) -> int:

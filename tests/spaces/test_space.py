@@ -79,6 +79,14 @@ def test_ranks_are_multiples_of_8_near_the_asked_shares_of_break_even(plain):
     assert ranks == [None, Decompose(32), Decompose(16)]
 
 
+def test_a_layer_that_breaks_even_below_every_rank_that_the_target_likes_is_not_split():
+    # Linear layers break even at 24 * 24 / 48 = 12 and 64 * 64 / 128 = 32, where 16 is the nearest to both shares.
+    graph = trace(nn.Sequential(nn.Linear(24, 24), nn.Linear(24, 64), nn.Linear(64, 64)), (torch.zeros(1, 24),))
+    space = Space(graph, replace(CPU, small_channels=0))
+    assert splits_at(space, "0", 24, 24) == ()
+    assert splits_at(space, "2", 64, 64) == (Decompose(16), Decompose(16))
+
+
 def random_rungs(space, count):
     generator = torch.Generator().manual_seed(0)
     for _ in range(count):
