@@ -47,6 +47,11 @@ class Tpe:
     candidates: int = 24
     guided: ClassVar[bool] = False
 
+    def __post_init__(self) -> None:
+        for key, least in (("startup_trials", 0), ("candidates", 1)):
+            if getattr(self, key) < least:
+                raise InputError(f"`sampler.{key} >= {least}` must hold, but it is {getattr(self, key)}")
+
     def make(self, seed: int, guide: Guide | None = None) -> optuna.samplers.BaseSampler:
         """Return the sampler; pending trials of the batch are taken for bad ones, so that batches spread out."""
         return optuna.samplers.TPESampler(
@@ -64,6 +69,11 @@ class Nsga2:
 
     population: int = 24
     guided: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        # Each child has two parents.
+        if self.population < 2:
+            raise InputError(f"`sampler.population >= 2` must hold, but it is {self.population}")
 
     def make(self, seed: int, guide: Guide | None = None) -> optuna.samplers.BaseSampler:
         """Return the sampler."""

@@ -29,6 +29,20 @@ def test_a_search_must_begin_with_an_exact_solution():
         Solve(exact_first=0)
 
 
+@pytest.mark.parametrize(
+    ("sampler", "setting", "message"),
+    [
+        (Nsga2, {"population": 1}, "`sampler.population >= 2` must hold, but it is 1"),
+        (Tpe, {"candidates": 0}, "`sampler.candidates >= 1` must hold, but it is 0"),
+        (Tpe, {"startup_trials": -1}, "`sampler.startup_trials >= 0` must hold, but it is -1"),
+    ],
+)
+def test_settings_that_optunas_samplers_cannot_work_with_are_refused(sampler, setting, message):
+    with pytest.raises(InputError) as caught:
+        sampler(**setting)
+    assert str(caught.value) == message
+
+
 @pytest.mark.parametrize("missing", ["accuracy_search", "latency_ms"])
 def test_a_guided_search_needs_the_objectives_that_its_guide_is_about(missing):
     objectives = tuple({"accuracy_search", "latency_ms", "size_bytes"} - {missing})
