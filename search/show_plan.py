@@ -1,7 +1,7 @@
 """A recipe's plan on a target: every kernel call in order, how long it takes, what bounds it, and what fused."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from gulliver.compressors.compress import read_original
@@ -30,11 +30,15 @@ class PlannedCall:
 
 @dataclass(frozen=True)
 class Plan:
-    """A recipe's calls on a target; `overhead_ms` is what a network costs beside them."""
+    """A recipe's calls on a target; `overhead_ms` is what a network costs beside them.
+
+    `left_out` says by layer what of the recipe it cannot take, and why.
+    """
 
     calls: tuple[PlannedCall, ...]
     overhead_ms: float
     basis: str
+    left_out: Mapping[str, str]
 
     @property
     def latency_ms(self) -> float:
@@ -48,20 +52,22 @@ def make_plan(recipe: Recipe, task: Task, target: Target) -> Plan:
     Raises InputError where the recipe is for another network or asks for what the target cannot run.
     """
     original = read_original(task)
-    recipe, _ = original.applicable(recipe)
+    recipe, left_out = original.applicable(recipe)
     kinds = {name: layer.kind for name, layer in original.graph.layers.items()}
     target.capabilities.check(recipe, kinds, target.name)
     calls = target.lower(original.graph, recipe)
     model = target.latency_model(original, Space(original.graph, target.capabilities), calls)
     model.require([call.kernel for call in calls])
-    return Plan(tuple(_in_order(calls, [model.price(call) for call in calls])), model.total_ms(()), model.basis)
+    planned = tuple(_in_order(calls, [model.price(call) for call in calls]))
+    return Plan(planned, model.total_ms(()), model.basis, left_out)
 
 
 def show_plan(recipe: Recipe, task: Task, target: Target) -> str:
-    """Return the recipe's plan on the target as a waterfall, one line a call."""
+    """Return the recipe's plan on the target as a waterfall, one line a call, after what of it is left out."""
     plan = make_plan(recipe, task, target)
     title = f"recipe {recipe.key} of {task.name} on {target.name} ({target.conditions})"
-    lines = [title, f"{len(plan.calls)} calls, {plan.latency_ms:.4f} ms; {plan.basis}", ""]
+    left_out = [f"{name}: {reason}" for name, reason in plan.left_out.items()]
+    lines = [title, *left_out, f"{len(plan.calls)} calls, {plan.latency_ms:.4f} ms; {plan.basis}", ""]
     return "\n".join([*lines, *waterfall(plan), "", bounds(plan)])
 
 

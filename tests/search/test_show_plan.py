@@ -7,7 +7,7 @@ from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
 from gulliver.search.commands import run_show_job
 from gulliver.search.launch import check
 from gulliver.search.show_plan import make_plan, show_plan
-from gulliver.spaces.recipe import LayerRecipe, Quantize, Recipe
+from gulliver.spaces.recipe import LayerRecipe, Quantize, Recipe, Sparsify
 from gulliver.tasks.errors import InputError
 from gulliver.tasks.moe_block import MoeBlock
 from torch import nn
@@ -60,6 +60,14 @@ def test_every_call_has_a_line_with_its_share_its_bound_and_what_fused_or_why_no
     assert sum("+ experts.1.up, silu, mul, experts.1.down" in line for line in rows) == 1
     assert lines[-1].startswith("bound by      launch ")
     assert "modelled" in lines[0]
+
+
+def test_what_a_layer_cannot_take_is_said_below_the_key_of_the_file():
+    asked = Recipe({"0": LayerRecipe(), "2": LayerRecipe(Sparsify(0.5))})
+    title, left_out, total, *_ = show_plan(asked, Tiny(), CHIP).splitlines()
+    assert title.startswith(f"recipe {asked.key} of tiny on ascend_910b2")
+    assert left_out == "2: no channels are removed: of its group, its channels are the network's outputs"
+    assert total.startswith("2 calls, ")
 
 
 def test_a_bar_is_where_the_call_is():
