@@ -19,7 +19,8 @@ def run_search_job(job: SearchJob) -> None:
     best = _search(job, job.settings.seed, job.out) if len(job.seeds) == 1 else _search_seeds(job)
     say(f"\nbest recipe   {best.out / 'recipes' / 'best.yaml'}")
     say(f"everything    {job.out}")
-    say(f"dashboard     mlflow ui --backend-store-uri {Tracker(job.tracking, job.out).uri}   (or: make dashboard)")
+    if job.tracking.enabled:
+        say(f"dashboard     mlflow ui --backend-store-uri {Tracker(job.tracking, job.out).uri}   (or: make dashboard)")
 
 
 def _search(job: SearchJob, seed: int, out: Path) -> Any:

@@ -1,8 +1,10 @@
 from types import SimpleNamespace
 
+import pytest
 from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
-from gulliver.search.commands import run_solve_job
+from gulliver.search.commands import run_search_job, run_solve_job
 from gulliver.search.jobs import SolveJob
+from gulliver.search.launch import check
 from gulliver.search.solve_run import Solved
 from gulliver.spaces.recipe import LayerRecipe, Recipe
 
@@ -20,3 +22,13 @@ def test_a_ladder_of_fewer_steps_leaves_none_of_the_longer_one(tmp_path, monkeyp
     for steps in (4, 2):
         solve(tmp_path, steps)
     assert sorted(it.name for it in tmp_path.iterdir()) == ["best.yaml", "step-00.yaml", "step-01.yaml"]
+
+
+@pytest.mark.parametrize(("tracking", "lines"), [("sqlite", 1), ("none", 0)])
+def test_a_dashboard_is_named_where_there_is_one(tmp_path, monkeypatch, capsys, tracking, lines):
+    result = SimpleNamespace(explanation=(), out=tmp_path)
+    monkeypatch.setattr("gulliver.search.run_search.run_search", lambda *_: result)
+    run_search_job(check("search", [f"tracking={tracking}", f"out={tmp_path}"]))
+    printed = capsys.readouterr().out
+    assert printed.count("everything") == 1
+    assert printed.count("dashboard ") == lines
