@@ -69,7 +69,7 @@ def _save_onnx(original: Original, recipe: Recipe, batch: int, out: Path) -> str
     except ImportError as error:
         return f"not written: {error.name} is missing, which comes with gulliver[onnx]"
     except Exception as error:  # torch's own errors have no other base class in common
-        return f"not written: {type(error).__name__}: {str(error).splitlines()[0]}"
+        return ": ".join(["not written", type(error).__name__, *str(error).splitlines()[:1]])
     path = out / f"recipe-{recipe.key}" / "model.onnx"
     save_onnx(network, path)
     return str(path)

@@ -139,3 +139,15 @@ def test_what_a_layer_cannot_take_is_said_and_written_into_the_recipe_that_was_a
     assert said[-1].startswith("ONNX model  ")
     weights = sum(module.weight.numel() for module in task.model.modules() if hasattr(module, "weight"))
     assert 0 < Path(said[-1].split()[-1]).stat().st_size < 8 * weights
+
+
+@pytest.mark.parametrize(("words", "reason"), [((), "AssertionError"), (("a\nb",), "AssertionError: a")])
+def test_why_there_is_no_onnx_model_is_one_line_whatever_the_error_says(searched, tmp_path, monkeypatch, words, reason):
+    def fail(*_):
+        raise AssertionError(*words)
+
+    monkeypatch.setattr("gulliver.compressors.export_onnx.to_onnx", fail)
+    task, result, _ = searched
+    said = []
+    apply_recipe(result.best.recipe, task, CHIP, tmp_path, said.append, ("openvino", "onnx"))
+    assert said[-1] == f"ONNX model           not written: {reason}"
