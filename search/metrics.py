@@ -57,5 +57,5 @@ def best_metrics(result: Result) -> dict[str, float]:
     }
     errors = {} if modelled else {"prediction_error": best.prediction_error}
     ranked = result.summary.get("rank_correlation", {})
-    correlations = {f"rank_correlation_{method}": value for method, value in ranked.items()}
+    correlations = {f"rank_correlation_{method}": value for method, value in ranked.items() if value is not None}
     return named | speedups | errors | correlations | {"samples_saved": result.summary["samples_saved"]}

@@ -282,11 +282,11 @@ class _Search:
         }
         return summary | ({"rank_correlation": self._rank_correlations(candidates)} if study.guide else {})
 
-    def _rank_correlations(self, candidates: Sequence[Candidate]) -> dict[str, float]:
+    def _rank_correlations(self, candidates: Sequence[Candidate]) -> dict[str, float | None]:
         """Return, and say, how well the predicted losses rank what the trials lost."""
         settings, searched = self.settings.sensitivity, read_sensitivities(self.directory.path)
         found, refused = rank_correlations(self.original, self.space, settings, searched, candidates)
-        listed = ", ".join(f"{correlation:.2f} ({method})" for method, correlation in found.items())
+        listed = ", ".join(f"{'-' if it is None else f'{it:.2f}'} ({method})" for method, it in found.items())
         self.say(f"rank correlation of predicted losses with the accuracy that trials lost: {listed}")
         for method, reason in refused.items():
             self.say(f"  {method} is left out: {reason}")

@@ -78,7 +78,7 @@ def rank_correlations(
     settings: SensitivitySettings,
     searched: Sensitivities,
     candidates: Sequence[Candidate],
-) -> tuple[dict[str, float], dict[str, str]]:
+) -> tuple[dict[str, float | None], dict[str, str]]:
     """Return how well the sensitivities that were searched with, and the gradient's, rank the losses.
 
     With them come the methods that cannot judge choices of this space, and why.
@@ -92,10 +92,10 @@ def rank_correlations(
     return {method: rank_correlation(it, space, candidates) for method, it in known.items()}, refused
 
 
-def rank_correlation(sensitivities: Sensitivities, space: Space, candidates: Sequence[Candidate]) -> float:
+def rank_correlation(sensitivities: Sensitivities, space: Space, candidates: Sequence[Candidate]) -> float | None:
     """Return Spearman's correlation of the predicted losses with the accuracies lost.
 
-    NaN for fewer than 3 valid trials, and where one of both is the same for all.
+    None for fewer than 3 valid trials, and where one of both is the same for all.
     """
     from scipy.stats import spearmanr
 
@@ -103,7 +103,7 @@ def rank_correlation(sensitivities: Sensitivities, space: Space, candidates: Seq
     losses = predicted_losses(sensitivities, space, valid)
     lost = np.array([-it.scores.accuracy_search for it in valid])
     if len(valid) < 3 or not np.ptp(losses) or not np.ptp(lost):
-        return float("nan")
+        return None
     return float(spearmanr(losses, lost).statistic)
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
 from gulliver.search import Budget, search
+from gulliver.search.metrics import best_metrics
 from gulliver.search.samplers import Random
 from gulliver.search.settings import FinalistSettings, Race, TrialSettings
 from gulliver.search.tracking import TrackingSettings
@@ -80,6 +81,14 @@ def test_one_layer_with_a_single_choice_is_searched_and_no_recipe_scored_twice(t
     assert result.within_budget
     assert result.summary["trials"] == 4
     assert len(scored(tmp_path / "run")) == 2
+
+
+def test_a_search_whose_trials_all_score_alike_says_nothing_of_ranks_and_its_summary_is_json(tmp_path):
+    result = search(Signs(), space=TWO_RECIPES, out=tmp_path / "run", **QUICK)
+    # JSON has no NaN, which Python writes and reads all the same.
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text(), parse_constant=pytest.fail)
+    assert summary["rank_correlation"] == {"direct": None, "gradient": None}
+    assert not any("rank_correlation" in name for name in best_metrics(result))
 
 
 def test_a_network_of_one_layer_and_a_task_of_ten_samples_are_searched(tmp_path):

@@ -135,4 +135,4 @@ def test_a_trial_that_failed_is_left_out(space, sensitivities):
     [([], []), ([0.9, 0.8], [0, 1]), ([0.9] * 3, [0, 1, 2]), ([0.9, 0.8, 0.7], [1, 1, 1]), ([math.nan] * 4, [0] * 4)],
 )
 def test_nothing_is_said_of_too_few_trials_and_of_equal_ones(space, sensitivities, accuracies, rungs):
-    assert math.isnan(rank_correlation(sensitivities, space, candidates(space, accuracies, rungs)))
+    assert rank_correlation(sensitivities, space, candidates(space, accuracies, rungs)) is None
