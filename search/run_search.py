@@ -75,7 +75,8 @@ def run_search(
         with directory.phase("prepare"):
             original = read_original(task)
             space = Space(original.graph, target.capabilities, settings.space)
-        directory.claim(settings_record(task.name, original.network, target, settings))
+            # A search that is refused adds no seconds to those of the one that is there.
+            directory.claim(settings_record(task.name, original.network, target, settings))
         return _Search(original, target, settings, space, directory, Tracker(tracking, out), say).run()
 
 

@@ -8,6 +8,7 @@ import torch
 from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
 from gulliver.search import Budget, search
 from gulliver.search.metrics import best_metrics
+from gulliver.search.run_directory import RunDirectory
 from gulliver.search.samplers import Random
 from gulliver.search.settings import FinalistSettings, Race, TrialSettings
 from gulliver.search.tracking import TrackingSettings
@@ -89,6 +90,15 @@ def test_a_search_whose_trials_all_score_alike_says_nothing_of_ranks_and_its_sum
     summary = json.loads((tmp_path / "run" / "summary.json").read_text(), parse_constant=pytest.fail)
     assert summary["rank_correlation"] == {"direct": None, "gradient": None}
     assert not any("rank_correlation" in name for name in best_metrics(result))
+
+
+def test_a_folder_that_holds_another_search_is_left_as_it_is(tmp_path):
+    held = {"task": "another"}
+    RunDirectory(tmp_path).claim(held)
+    with pytest.raises(InputError, match=r"holds a search with .*; choose another `out`"):
+        search(Signs(), space=TWO_RECIPES, out=tmp_path, **QUICK)
+    assert json.loads((tmp_path / "settings.json").read_text()) == held
+    assert not (tmp_path / "seconds.json").exists()
 
 
 def test_a_network_of_one_layer_and_a_task_of_ten_samples_are_searched(tmp_path):
