@@ -15,7 +15,7 @@ from random import Random
 
 import torch
 from gulliver.compressors.compress import Original, read_original
-from gulliver.evaluators.latency.calibration import measure_recipes, random_recipe
+from gulliver.evaluators.latency.calibration import forget_old_fit, measure_recipes, random_recipe
 from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
 from gulliver.evaluators.latency.prediction_error import prediction_error
 from gulliver.spaces.space import Space, untouched
@@ -68,7 +68,8 @@ def compare(original: Original, target: CpuOpenvino) -> Result:
     """Return how far predictions of random recipes are from their measured latencies."""
     space = Space(original.graph, target.capabilities)
     # Of these minutes, as a search's is.
-    model = target.latency_model(original, space, renew=True)
+    forget_old_fit(target, original)
+    model = target.latency_model(original, space)
     random = Random(SEED)
     recipes = [random_recipe(space, random) for _ in range(RECIPES)]
     predicted = [model.total_ms(target.lower(original.graph, it)) for it in recipes]

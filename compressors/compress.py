@@ -1,6 +1,8 @@
 """Apply a recipe: sparsify, decompose, fine-tune, quantize, in this order."""
 
 import copy
+import hashlib
+import itertools
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +12,7 @@ from gulliver.compressors.batch_norm import reestimate_batch_norms
 from gulliver.compressors.criteria import CRITERIA, group_sparsify
 from gulliver.compressors.decompose import decompose
 from gulliver.compressors.fallback import Reasons, applicable
-from gulliver.compressors.finetune import Recovery, finetune, recover
+from gulliver.compressors.finetune import Recovery, Watch, finetune, recover
 from gulliver.compressors.learned_steps import learned_steps
 from gulliver.compressors.quantize import quantize
 from gulliver.compressors.reconstruct import reconstruct
@@ -52,6 +54,14 @@ class Original:
         for criterion in set(criteria.values()) - self._rankings.keys():
             self._rankings[criterion] = CRITERIA[criterion](self.task.model, self.graph, self.calibration)
         return {name: order for name in criteria if (order := self._rankings[criteria[name]].get(name)) is not None}
+
+    @cached_property
+    def calibration_digest(self) -> str:
+        """Return 16 hexadecimal digits of the values of all calibration inputs."""
+        digest = hashlib.sha256()
+        for tensor in itertools.chain.from_iterable(self.calibration):
+            digest.update(tensor.contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     @cached_property
     def _rankings(self) -> dict[str, Ranking]:
@@ -100,25 +110,26 @@ def compress(
     calibration: Calibration | None = None,
     recovery: Recovery | None = None,
     checkpoints: Path | None = None,
+    watch: Watch | None = None,
 ) -> fx.GraphModule:
     """Return the network as the recipe wants it, fine-tuned if the recipe says so.
 
     What a layer cannot take is not done to it; `Original.applicable` says what that is, and why.
     `calibration` replaces the task's calibration inputs where less will do, as for a timing; `recovery` trains a
     thinned network for a few steps, to tell early what fine-tuning would make of it. `checkpoints` is a folder of this
-    recipe's own, from which fine-tuning that was interrupted goes on.
+    recipe's own, from which fine-tuning that was interrupted goes on; `watch` hears how far it has come.
     """
     recipe, _ = original.applicable(recipe)
     calibration = original.calibration if calibration is None else calibration
     thinned = thin(original, recipe, calibration)
     if recipe.finetune is not None and (is_thinned(recipe) or not recipe.finetune.quantization_aware):
-        finetune(thinned, original.task, recipe.finetune, checkpoint=_file(checkpoints, "thinned.pt"))
+        finetune(thinned, original.task, recipe.finetune, checkpoint=_file(checkpoints, "thinned.pt"), watch=watch)
     elif recovery is not None and recovery.steps and is_thinned(recipe):
         recover(thinned, original.calibration, original.outputs, recovery)
         reestimate_batch_norms(thinned, calibration)
     quantized = quantize(thinned, recipe, calibration)
     if recipe.finetune is not None and recipe.finetune.quantization_aware:
-        learn_rounding(quantized, original.task, recipe.finetune, _file(checkpoints, "rounded.pt"))
+        learn_rounding(quantized, original.task, recipe.finetune, _file(checkpoints, "rounded.pt"), watch)
     return quantized
 
 
@@ -127,13 +138,17 @@ def _file(folder: Path | None, name: str) -> Path | None:
 
 
 def learn_rounding(
-    quantized: fx.GraphModule, task: Task, settings: Finetune, checkpoint: Path | None = None
+    quantized: fx.GraphModule,
+    task: Task,
+    settings: Finetune,
+    checkpoint: Path | None = None,
+    watch: Watch | None = None,
 ) -> fx.GraphModule:
     """Train a quantized network in place, the steps between its levels with its weights."""
     # Without batch norms, which are folded, a network bears a tenth of the learning rate.
     slower = replace(settings, learning_rate=settings.learning_rate / 10, optimizer=SGD)
     with learned_steps(quantized):
-        finetune(quantized, task, slower, "quantization-aware training", half=False, checkpoint=checkpoint)
+        finetune(quantized, task, slower, "quantization-aware training", half=False, checkpoint=checkpoint, watch=watch)
     return quantized
 
 

@@ -2,7 +2,7 @@
 
 import copy
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -17,6 +17,9 @@ from gulliver.tasks.errors import InputError
 from gulliver.tasks.protocol import Inputs, Task, TrainingTask
 from torch import Tensor, nn
 from tqdm import tqdm
+
+# Hears of the student, in evaluation mode, before the first epoch of a stage and after each.
+Watch = Callable[[str, int, nn.Module], None]
 
 _SEED = 0
 # Batches that tell how far a student is from the original.
@@ -89,9 +92,10 @@ def finetune(
     student: nn.Module,
     task: Task,
     settings: Finetune,
-    progress: str = "fine-tuning",
+    stage: str = "fine-tuning",
     half: bool = True,
     checkpoint: Path | None = None,
+    watch: Watch | None = None,
 ) -> nn.Module:
     """Train the student in place to give the original's outputs; return it in evaluation mode.
 
@@ -108,14 +112,17 @@ def finetune(
         batches, share = _look_ahead(student, task, settings, distance)
         learner = _Learner(student, settings.epochs * batches, settings.learning_rate, share)
         reached = _resume(learner, settings, checkpoint)
-        with tqdm(None, progress, settings.epochs * batches, leave=False, unit="step", mininterval=0.5) as shown:
+        with tqdm(None, stage, settings.epochs * batches, leave=False, unit="step", mininterval=0.5) as shown:
             shown.update(reached.epoch * batches)
+            if reached.epoch == 0:
+                _tell(watch, stage, reached, student)
             while reached.epoch < settings.epochs and not _is_stuck(reached, settings):
                 torch.manual_seed(_SEED + reached.epoch)
                 lessons = _lessons(task, _drawn(task, reached.epoch, batches), layer)
                 learner.learn(_shown(lessons, shown), distance)
                 _note(learner, reached, task, settings, distance)
                 _save(learner, reached, settings, checkpoint)
+                _tell(watch, stage, reached, student)
         if reached.best_student is not None:
             student.load_state_dict(reached.best_student)
         return learner.finish()
@@ -186,6 +193,12 @@ def _note(learner: _Learner, reached: _Progress, task: Task, settings: Finetune,
             reached.best_epoch, reached.best_distance = reached.epoch, found
             reached.best_student = copy.deepcopy(learner.student.state_dict())
     reached.epoch += 1
+
+
+def _tell(watch: Watch | None, stage: str, reached: _Progress, student: nn.Module) -> None:
+    if watch is not None:
+        watch(stage, reached.epoch, student.eval())
+        student.train()
 
 
 def _is_stuck(reached: _Progress, settings: Finetune) -> bool:

@@ -1,28 +1,28 @@
 """Where finalists are made and judged: on the target itself, or, where it cannot run here, by what is known of it."""
 
-import json
+import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from gulliver.compressors.compress import Original, compress
-from gulliver.compressors.export import save_openvino, to_openvino
+from gulliver.compressors.export import of_batch, save_openvino, to_openvino
+from gulliver.compressors.finetune import Watch
 from gulliver.evaluators.accuracy import expected_scores, paired_standard_error, sample_scores, score
 from gulliver.evaluators.latency.runtime import Runtime
 from gulliver.evaluators.latency.target import LatencyModel, Target
 from gulliver.evaluators.size import Size
 from gulliver.search.bootstrap import drop_interval
+from gulliver.search.exported_record import made_of, read_exported, write_exported
 from gulliver.search.finalists import Exported, Measured
 from gulliver.spaces.recipe import Recipe
 from gulliver.spaces.space import Space, untouched
-from gulliver.tasks.cache import write_atomically
 from gulliver.tasks.protocol import Split
 from torch import Tensor, nn
 
 _MODEL_FILE = "model.xml"
-_RECORD_FILE = "exported.json"
 _SPLITS: tuple[Split, Split] = ("search", "test")
 
 
@@ -31,13 +31,20 @@ class Bench(Protocol):
 
     @property
     def labels(self) -> dict[str, str]:
-        """Return by name what the untouched networks are called; the last is in the target's own float type."""
+        """Return by name what the untouched networks are called."""
+
+    @property
+    def in_float(self) -> str:
+        """Return the name of the untouched network in the target's own float type."""
 
     def baselines(self) -> dict[str, Exported]:
         """Return the untouched networks by the names of `labels`."""
 
-    def export(self, name: str, recipe: Recipe) -> Exported:
-        """Return the recipe's network scored on both splits; made once, then read from the folder."""
+    def export(self, name: str, recipe: Recipe, watch: Watch | None = None) -> Exported:
+        """Return the recipe's network scored on both splits; made once, then read from the folder.
+
+        `watch` hears how far fine-tuning has come, which goes on where it was interrupted.
+        """
 
     def measure(self, exported: Mapping[str, Exported]) -> dict[str, Measured]:
         """Return what is then known of the networks, their latencies measured or modelled."""
@@ -55,7 +62,7 @@ class Examiner:
 
     original: Original
 
-    def scores(self, module: nn.Module) -> dict[str, object]:
+    def scores(self, module: nn.Module) -> dict[str, Any]:
         """Return what `Exported` says of accuracies and of what is lost."""
         task, before = self.original.task, self._original_scores
         after = {split: sample_scores(task, module, split) for split in _SPLITS}
@@ -94,6 +101,11 @@ class MeasuringBench:
         """Return what the untouched networks are called."""
         return {"baseline": "OpenVINO fp32", "bf16": "OpenVINO bf16"}
 
+    @property
+    def in_float(self) -> str:
+        """Return the name of the untouched network in the target's own float type."""
+        return {"float32": "baseline", "bfloat16": "bf16"}[self.runtime.float_type]
+
     def baselines(self) -> dict[str, Exported]:
         """Return the untouched network exported for fp32 and for bf16."""
         recipe = untouched(self.original.graph)
@@ -102,13 +114,13 @@ class MeasuringBench:
             "bf16": self._export("bf16", recipe, "bfloat16"),
         }
 
-    def export(self, name: str, recipe: Recipe) -> Exported:
+    def export(self, name: str, recipe: Recipe, watch: Watch | None = None) -> Exported:
         """Return the recipe's network exported and scored on both splits; made once, then read from the folder."""
-        return self._export(name, recipe, self.runtime.float_type)
+        return self._export(name, recipe, self.runtime.float_type, watch=watch)
 
     def measure(self, exported: Mapping[str, Exported]) -> dict[str, Measured]:
         """Return the measurements of all exported networks, their inferences interleaved."""
-        inputs = tuple(tensor[: self.runtime.batch] for tensor in self.original.calibration[0])
+        inputs = tuple(of_batch(tensor, self.runtime.batch) for tensor in self.original.calibration[0])
         files = {name: (Path(it.path or ""), it.float_type) for name, it in exported.items()}
         timings = self.runtime.measure(files, inputs)
         return {
@@ -116,15 +128,20 @@ class MeasuringBench:
             for name, it in exported.items()
         }
 
-    def _export(self, name: str, recipe: Recipe, float_type: str, half: bool = True) -> Exported:
-        folder = self.folder / name
-        if (known := _read(folder)) is not None:
+    def _export(
+        self, name: str, recipe: Recipe, float_type: str, half: bool = True, watch: Watch | None = None
+    ) -> Exported:
+        folder, batch = self.folder / name, self.runtime.batch
+        wanted = made_of(self.original, recipe, batch=batch, float_type=float_type, half=half)
+        if (known := read_exported(folder, wanted)) is not None:
             return known
-        model = to_openvino(compress(self.original, recipe), self.original.task.example_inputs, self.runtime.batch)
+        model = _compressed(self.original, recipe, folder, watch)
         path = folder / _MODEL_FILE
-        size_bytes = save_openvino(model, path, half)
+        size_bytes = save_openvino(to_openvino(model, self.original.task.example_inputs, batch), path, half)
         scores = self._examiner.scores(self.runtime.module(path, float_type))
-        return _write(folder, {"path": str(path), "size_bytes": size_bytes, "float_type": float_type} | scores)
+        return write_exported(
+            folder, wanted, Exported(str(path), size_bytes=size_bytes, float_type=float_type, **scores)
+        )
 
     @cached_property
     def _examiner(self) -> Examiner:
@@ -147,25 +164,32 @@ class ModellingBench:
         """Return what the untouched network is called."""
         return {"baseline": f"original in {self.target.capabilities.float_type}"}
 
+    @property
+    def in_float(self) -> str:
+        """Return the name of the untouched network, of which there is one."""
+        return "baseline"
+
     def baselines(self) -> dict[str, Exported]:
         """Return the untouched network, in the target's floating-point type."""
         return {"baseline": self.export("baseline", untouched(self.original.graph))}
 
-    def export(self, name: str, recipe: Recipe) -> Exported:
+    def export(self, name: str, recipe: Recipe, watch: Watch | None = None) -> Exported:
         """Return the recipe's simulated network scored on both splits; made once, then read from the folder."""
         folder = self.folder / name
-        if (known := _read(folder)) is not None:
+        wanted = made_of(self.original, recipe, target=repr(self.target), prices=self._latency.basis)
+        if (known := read_exported(folder, wanted)) is not None:
             return known
-        model = compress(self.original, recipe)
+        model = _compressed(self.original, recipe, folder, watch)
         path, problem = self._save(model, folder / _MODEL_FILE)
-        modelled: dict[str, object] = {
-            "path": path,
-            "not_exported": problem,
-            "size_bytes": int(Size(self.original.graph)(recipe)),
-            "float_type": self.target.capabilities.float_type,
-            "modelled_latency_ms": self._latency.total_ms(self.target.lower(self.original.graph, recipe)),
-        }
-        return _write(folder, modelled | self._examiner.scores(model))
+        exported = Exported(
+            path,
+            size_bytes=int(Size(self.original.graph)(recipe)),
+            float_type=self.target.capabilities.float_type,
+            modelled_latency_ms=self._latency.total_ms(self.target.lower(self.original.graph, recipe)),
+            not_exported=problem,
+            **self._examiner.scores(model),
+        )
+        return write_exported(folder, wanted, exported)
 
     def measure(self, exported: Mapping[str, Exported]) -> dict[str, Measured]:
         """Return the networks' scores with their modelled latencies; nothing is measured."""
@@ -188,6 +212,14 @@ class ModellingBench:
         return Examiner(self.original)
 
 
+def _compressed(original: Original, recipe: Recipe, folder: Path, watch: Watch | None) -> nn.Module:
+    """Return the recipe's network; what its fine-tuning would need to go on is in the folder until it is done."""
+    checkpoints = folder / "checkpoints"
+    model = compress(original, recipe, checkpoints=checkpoints, watch=watch)
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    return model
+
+
 def _known(
     exported: Exported, latency_ms: float, low_ms: float | None = None, high_ms: float | None = None
 ) -> Measured:
@@ -202,15 +234,3 @@ def _known(
         drop_test_high=exported.drop_test_high,
         how="measured" if exported.modelled_latency_ms is None else "modelled",
     )
-
-
-def _read(folder: Path) -> Exported | None:
-    record = folder / _RECORD_FILE
-    return Exported(**json.loads(record.read_text())) if record.exists() else None
-
-
-def _write(folder: Path, values: Mapping[str, object]) -> Exported:
-    exported = Exported(**values)  # type: ignore[arg-type]
-    text = json.dumps(asdict(exported))
-    write_atomically(folder / _RECORD_FILE, lambda temporary: temporary.write_text(text))
-    return exported

@@ -73,7 +73,7 @@ def run_solve_job(job: SolveJob) -> None:
     for index, step in enumerate(ladder):
         step.recipe.save(job.out / f"step-{index:02d}.yaml")
     best.recipe.save(job.out / "best.yaml")
-    say(solve_table(ladder, best, job.target.conditions))
+    say(solve_table(ladder, best, solver.keeps_budget(best), job.target.conditions))
     say(f"\nbest recipe   {job.out / 'best.yaml'}   (predicted only: `gulliver apply` measures it)")
 
 
@@ -100,9 +100,10 @@ def _calibrate_network(job: CalibrateJob) -> None:
     from gulliver.spaces.space import Space
 
     original = read_original(job.task)
+    space = Space(original.graph, job.target.capabilities, job.space)
     if job.again:
-        forget(job.target, original)
-    model = calibrate_space(job.target, original, Space(original.graph, job.target.capabilities, job.space))
+        forget(job.target, original, space)
+    model = calibrate_space(job.target, original, space)
     say(f"{len(model.table)} kernel times in {model.table.path}")
     for name, value in vars(model.coefficients).items():
         say(f"  {name:20} {value:.4g}")

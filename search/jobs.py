@@ -138,7 +138,7 @@ def build_apply(config: dict[str, Any]) -> ApplyJob:
     if not isinstance(formats, list) or any(it not in FORMATS for it in formats):
         raise InputError(f"formats must be a list of {' or '.join(FORMATS)}, but is {formats}")
     task, target = build_target(config["task"], "task"), build_target(config["target"], "target")
-    out = _folder(config["out"]) or Path("outputs") / f"apply-{recipe.key}"
+    out = _folder(config["out"]) or Path("outputs") / f"apply-{task.name}-{target.name}-{recipe.key}"
     return ApplyJob(recipe, task, target, out, tuple(formats))
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import isfinite
 
+from gulliver.compressors.finetune import Watch
 from gulliver.search.bench import Bench
 from gulliver.search.choose_finalists import Front, choose_finalists
 from gulliver.search.finalists import Exported, likely_drop, with_finetuning
@@ -12,6 +13,7 @@ from gulliver.search.settings import SearchSettings
 from gulliver.search.solving_sampler import history_of
 from gulliver.search.study import Candidate, Study, front
 from gulliver.search.units import ms
+from gulliver.spaces.recipe import Recipe
 
 SOLVED_BETWEEN = "solved between finalists"
 _AXES = ("accuracy_search", "latency_ms")
@@ -19,7 +21,10 @@ _AXES = ("accuracy_search", "latency_ms")
 
 @dataclass(frozen=True)
 class FinalistMaker:
-    """All that finalists are made with; `told` hears of every trial that they ask for."""
+    """All that finalists are made with.
+
+    `told` hears of every trial that they ask for, `watch` gives what hears of a recipe's fine-tuning.
+    """
 
     bench: Bench
     study: Study
@@ -27,6 +32,7 @@ class FinalistMaker:
     settings: SearchSettings
     original_score: float
     told: Callable[[Candidate], None]
+    watch: Callable[[Recipe], Watch | None]
     say: Callable[[str], None]
 
     def make(self) -> dict[str, Exported]:
@@ -41,7 +47,7 @@ class FinalistMaker:
 
         def finish(candidate: Candidate) -> float:
             recipe = with_finetuning(candidate.recipe, settings)
-            exported[recipe.key] = made = self.bench.export(recipe.key, recipe)
+            exported[recipe.key] = made = self.bench.export(recipe.key, recipe, self.watch(recipe))
             drop = likely_drop(made, self.baseline, budget)
             self._say_what_it_became(candidate, made, drop)
             return drop

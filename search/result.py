@@ -13,8 +13,8 @@ from gulliver.search.study import Candidate
 class Result:
     """The front of the search, its finalists, and the best of them beside the untouched network.
 
-    `originals` are the untouched networks by label: the first is the baseline, the last is in the target's own float
-    type.
+    `originals` are the untouched networks by label: the first is the baseline, which recipes are compared with.
+    `in_float` is the untouched network in the type that fallbacks run in, which a recipe must beat.
     `best` is the fastest that is likely to keep the budget, or else what is likely to lose the least; where it exceeds
     the budget on the test split, `within_budget` is False, `explanation` says line by line why and what to relax, and
     `binding_layers` are the layers that it names.
@@ -30,17 +30,13 @@ class Result:
     explanation: tuple[str, ...]
     binding_layers: tuple[str, ...]
     originals: Mapping[str, Measured]
+    in_float: Measured
     summary: dict[str, Any]
 
     @property
     def baseline(self) -> Measured:
-        """Return the untouched network that recipes are compared with."""
+        """Return the first of the originals."""
         return next(iter(self.originals.values()))
-
-    @property
-    def in_float(self) -> Measured:
-        """Return the untouched network in the type that fallbacks run in, which a recipe must beat."""
-        return [*self.originals.values()][-1]
 
     @property
     def how(self) -> str:

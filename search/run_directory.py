@@ -77,9 +77,9 @@ class RunDirectory:
         return dict(json.loads(record.read_text())) if record.exists() else {}
 
 
-def settings_record(task: str, network: str, target: Any, settings: SearchSettings) -> dict[str, Any]:
-    """Return everything that decides a search's outcome, flat, for the run directory to keep."""
+def settings_record(task: Mapping[str, Any], target: Any, settings: SearchSettings) -> dict[str, Any]:
+    """Return everything that decides a search's outcome, flat, for the run directory to keep; the task's is its own."""
     sampler = {"name": type(settings.sampler).__name__, **asdict(settings.sampler)}
     own = {key: value for key, value in asdict(settings).items() if key != "sampler"}
     own["space"] = choice_values(settings.space)
-    return {"task": task, "network": network, "target": asdict(target), "sampler": sampler, **own}
+    return {**task, "target": asdict(target), "sampler": sampler, **own}

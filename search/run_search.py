@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from gulliver.compressors.compress import Original, read_original
-from gulliver.evaluators.accuracy import check_task
+from gulliver.compressors.finetune import Watch
+from gulliver.evaluators.accuracy import check_task, score
 from gulliver.evaluators.latency.price_tables import call_tables, price
 from gulliver.evaluators.latency.target import Target
 from gulliver.search.bench import Bench, make_bench
@@ -52,13 +53,18 @@ from gulliver.search.sensitivity_report import (
 from gulliver.search.settings import SearchSettings
 from gulliver.search.sign import add_measured, sign
 from gulliver.search.study import STUDY_FILE, Candidate, Study, front, open_study
+from gulliver.search.task_record import task_record
 from gulliver.search.tracking import Tracker, TrackingSettings
 from gulliver.spaces.recipe import Recipe
 from gulliver.spaces.space import Space
-from gulliver.tasks.protocol import Task, TrainingTask
+from gulliver.tasks.protocol import Task
+from torch import nn
 from tqdm import tqdm
 
 Say = Callable[[str], None]
+
+# Enough to see a curve by; finalists are scored on all.
+_WATCHED_SAMPLES = 1000
 
 
 def run_search(
@@ -69,23 +75,16 @@ def run_search(
     Raises InputError where the settings are impossible, or `out` holds another search.
     """
     check_task(task)
-    settings = _for_task(settings, task, say)
+    if settings != (settings := settings.for_task(task)):
+        say(f"{task.name} has no `training(epoch)`: finalists are not fine-tuned")
     directory = RunDirectory(out)
     with directory.locked():
         with directory.phase("prepare"):
             original = read_original(task)
             space = Space(original.graph, target.capabilities, settings.space)
             # A search that is refused adds no seconds to those of the one that is there.
-            directory.claim(settings_record(task.name, original.network, target, settings))
+            directory.claim(settings_record(task_record(original), target, settings))
         return _Search(original, target, settings, space, directory, Tracker(tracking, out), say).run()
-
-
-def _for_task(settings: SearchSettings, task: Task, say: Say) -> SearchSettings:
-    """Return the settings without the fine-tuning of finalists where the task has nothing to train on."""
-    if settings.finalists.finetune is None or isinstance(task, TrainingTask):
-        return settings
-    say(f"{task.name} has no `training(epoch)`: finalists are not fine-tuned")
-    return replace(settings, finalists=replace(settings.finalists, finetune=None))
 
 
 @dataclass(frozen=True)
@@ -132,8 +131,8 @@ class _Search:
         if self.target.runtime is not None:
             self.say("calibrating the latency model on this machine (kernel times are kept for the next run)")
         # Trials of one search are priced alike, whenever it goes on.
-        begins = not (self.directory.path / STUDY_FILE).exists()
-        latency = self.target.latency_model(self.original, self.space, renew=begins)
+        fit_file = self.directory.path / "latency_fit.json"
+        latency = self.target.latency_model(self.original, self.space, fit_file=fit_file)
         self.say(f"latency: {latency.basis}")
         incumbents = Incumbents(self.journal, self.directory.path / "samples")
         return Scoring(self.original, self.target, latency, self.settings, incumbents)
@@ -187,7 +186,16 @@ class _Search:
             self.tracker.log_trial(candidate, progress.metrics(scoring.baseline_accuracy))
 
         original = scoring.baseline_accuracy
-        return FinalistMaker(bench, study, baseline, self.settings, original, told, self.say).make()
+        return FinalistMaker(bench, study, baseline, self.settings, original, told, self._watch, self.say).make()
+
+    def _watch(self, recipe: Recipe) -> Watch | None:
+        """Return what logs how a recipe's accuracy comes back in fine-tuning; None where nothing is logged."""
+
+        def watch(stage: str, epoch: int, student: nn.Module) -> None:
+            accuracy = score(self.original.task, student, "search", _WATCHED_SAMPLES)
+            self.tracker.log_recovery(recipe.key, stage, epoch, accuracy)
+
+        return watch if self.tracker.is_logging else None
 
     def _result(
         self,
@@ -201,7 +209,7 @@ class _Search:
         candidates = study.candidates()
         by_key = {it.recipe.key: it for it in candidates}
         originals = {label: measured[name] for name, label in bench.labels.items()}
-        in_float = [*originals.values()][-1]
+        in_float = measured[bench.in_float]
         drift = in_float.latency_ms / (scoring.latency.untouched_ms or in_float.latency_ms)
         finalists = [
             self._finalist(by_key[key], it, measured[key], drift, likely_drop(it, baseline, self.settings.budget))
@@ -225,6 +233,7 @@ class _Search:
             explanation=tuple(explanation_lines(explanation, binding)) if explanation else (),
             binding_layers=tuple(binding),
             originals=originals,
+            in_float=in_float,
             summary=summary,
         )
 

@@ -180,10 +180,7 @@ class _Store:
 
 def _cache_path(original: Original, settings: SensitivitySettings, method: str) -> Path:
     """Return a file named by all that a loss depends on beside the choice itself."""
-    digest = hashlib.sha256()
-    for inputs in original.calibration:
-        for tensor in inputs:
-            digest.update(tensor.contiguous().numpy().tobytes())
+    digest = hashlib.sha256(original.calibration_digest.encode())
     for path in (*sorted(Path(compress_module.__file__).parent.glob("*.py")), *_LOSS_FILES):
         digest.update(path.read_bytes())
     name = f"{original.network}-{digest.hexdigest()[:16]}-{method}-{settings.divergence}-{settings.samples}.json"

@@ -1,6 +1,7 @@
 """The settings of a search; conf/ mirrors these constructors."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import inf
 from typing import Any, Literal
 
 from gulliver.compressors.finetune import Recovery
@@ -9,6 +10,7 @@ from gulliver.search.sensitivity import SensitivitySettings
 from gulliver.spaces.recipe import Finetune, check_finetune
 from gulliver.spaces.space import SpaceOptions
 from gulliver.tasks.errors import InputError
+from gulliver.tasks.protocol import Task, TrainingTask
 
 OBJECTIVES: dict[str, Literal["minimize", "maximize"]] = {
     "accuracy_search": "maximize",
@@ -28,8 +30,8 @@ class Budget:
     max_size_bytes: int | None = None
 
     def __post_init__(self) -> None:
-        if not self.max_drop >= 0:
-            raise InputError(f"`budget.max_drop >= 0` must hold, but it is {self.max_drop}")
+        if not 0 <= self.max_drop < inf:
+            raise InputError(f"`0 <= budget.max_drop < inf` must hold, but it is {self.max_drop}")
         for key in ("max_latency_ms", "max_size_bytes"):
             value = getattr(self, key)
             if value is not None and not value > 0:
@@ -94,8 +96,8 @@ class FinalistSettings:
         if self.count < 1:
             raise InputError(f"`finalists.count >= 1` must hold, but it is {self.count}")
         for drop in self.other_drops:
-            if not drop >= 0:
-                raise InputError(f"`drop >= 0` must hold for finalists.other_drops, but one is {drop}")
+            if not 0 <= drop < inf:
+                raise InputError(f"`0 <= drop < inf` must hold for finalists.other_drops, but one is {drop}")
         if not 0 <= self.recoverable_share < 1:
             raise InputError(f"`0 <= finalists.recoverable_share < 1` must hold, but it is {self.recoverable_share}")
         check_finetune(self.finetune)
@@ -123,6 +125,12 @@ class SearchSettings:
         if self.finalists.finetune is None:
             return bar
         return max(bar, _SMALLEST_BAR) / (1 - self.finalists.recoverable_share)
+
+    def for_task(self, task: Task) -> "SearchSettings":
+        """Return the settings without the fine-tuning of finalists where the task has nothing to train on."""
+        if isinstance(task, TrainingTask):
+            return self
+        return replace(self, finalists=replace(self.finalists, finetune=None))
 
     def __post_init__(self) -> None:
         for key in ("trials", "batch"):

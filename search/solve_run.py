@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from pathlib import Path
 
 import numpy as np
 from gulliver.compressors.compress import Original, read_original
 from gulliver.evaluators.latency.price_tables import call_tables, price
 from gulliver.evaluators.latency.target import Target
+from gulliver.evaluators.size import Size
+from gulliver.search.finalists import with_finetuning
 from gulliver.search.guide import Guide, as_rungs
 from gulliver.search.history import History
 from gulliver.search.make_guide import make_guide
@@ -34,6 +37,7 @@ class Solved:
 
     recipe: Recipe
     latency_ms: float
+    size_bytes: float
     drop: float
 
 
@@ -47,6 +51,15 @@ class Solver:
     target: str
     network: str
 
+    def keeps_budget(self, solved: Solved) -> bool:
+        """Say whether a recipe is predicted to be within the budget once it is fine-tuned."""
+        budget = self.settings.budget
+        return (
+            solved.drop <= self.settings.largest_drop
+            and solved.latency_ms <= (budget.max_latency_ms or inf)
+            and solved.size_bytes <= (budget.max_size_bytes or inf)
+        )
+
     def ladder(self, count: int) -> list[Solved]:
         """Return recipes of least predicted loss for so many latencies, fastest first."""
         return self._described(pareto(self.prediction.weighted_problem(), count))
@@ -54,19 +67,24 @@ class Solver:
     def best(self) -> Solved:
         """Return the recipe of least loss within a latency budget, else the fastest that the drop allows.
 
-        Raises InputError where no recipe is as fast as the budget.
+        It is of a fine ladder's recipes that are small enough for the budget, of all where none is. Raises InputError
+        where no recipe is as fast as the budget.
         """
-        limit_ms = self.settings.budget.max_latency_ms
-        if limit_ms is None:
-            allowed = self.prediction.guide.original_score - self.prediction.guide.lowest_score
-            ladder = self.ladder(_FINE)
-            return next((it for it in ladder if it.drop <= allowed), ladder[-1])
+        budget = self.settings.budget
+        known = self.ladder(_FINE) if budget.max_latency_ms is None else self._within(budget.max_latency_ms)
+        small = [it for it in known if it.size_bytes <= (budget.max_size_bytes or inf)] or known
+        if budget.max_latency_ms is not None:
+            return small[-1]
+        return next(filter(self.keeps_budget, small), small[-1])
+
+    def _within(self, limit_ms: float) -> list[Solved]:
+        """Return recipes that are as fast as the limit, fastest first; no other one loses less than the last."""
         (found,) = solve(self.prediction.weighted_problem(), [limit_ms])
         if found is None:
             fastest_ms = self.ladder(2)[0].latency_ms
             rule = f"`budget.max_latency_ms >= {fastest_ms:.4g}` must hold on {self.target}"
             raise InputError(f"{rule}, but it is {limit_ms}: no recipe of this space is faster")
-        return self._described([found])[0]
+        return [*(it for it in self.ladder(_FINE) if it.latency_ms <= limit_ms), *self._described([found])]
 
     def _described(self, solutions: Sequence[Solution]) -> list[Solved]:
         scores, _ = self.prediction.scores(as_rungs(solutions))
@@ -78,7 +96,8 @@ class Solver:
         recipe = self.space.decode(dict(zip(names, solution.rungs, strict=True)))
         predicted = {"latency_ms": solution.latency_ms, "drop_search": drop}
         found_for = FoundFor(network=self.network, target=self.target, predicted=predicted)
-        return Solved(replace(recipe, found_for=found_for), solution.latency_ms, drop)
+        recipe = with_finetuning(replace(recipe, found_for=found_for), self.settings.finalists)
+        return Solved(recipe, solution.latency_ms, Size(self.space.graph)(recipe), drop)
 
 
 def open_solver(run: Path, task: Task, settings: SearchSettings, searched: Target, target: Target) -> Solver:
@@ -86,7 +105,7 @@ def open_solver(run: Path, task: Task, settings: SearchSettings, searched: Targe
 
     Raises InputError where the folder holds no search with sampler=solve.
     """
-    original, sensitivities = read_original(task), read_sensitivities(run)
+    original, sensitivities, settings = read_original(task), read_sensitivities(run), settings.for_task(task)
     space = Space(original.graph, searched.capabilities, settings.space)
     trials = read_trials(run / STUDY_FILE)
     # The first trial of every search is the untouched network.
@@ -101,12 +120,13 @@ def open_solver(run: Path, task: Task, settings: SearchSettings, searched: Targe
     return Solver(space, prediction, settings, target.name, original.network)
 
 
-def solve_table(ladder: Sequence[Solved], best: Solved, conditions: str) -> str:
-    """Return the solutions as lines of text, fastest first."""
+def solve_table(ladder: Sequence[Solved], best: Solved, keeps_budget: bool, conditions: str) -> str:
+    """Return the solutions as lines of text, fastest first, and behind them the best, which may not keep the budget."""
+    marks = {True: "  for the budget", False: "  the closest to the budget, which nothing is predicted to keep"}
     rows = [f"least predicted loss for each latency ({conditions})"]
     rows.append(f"{'recipe':10}{'modelled ms':>13}{'predicted drop':>16}")
     for step in [*ladder, best]:
-        mark = "  for the budget" if step is best else ""
+        mark = marks[keeps_budget] if step is best else ""
         rows.append(f"{step.recipe.key[:8]:10}{step.latency_ms:>13.3f}{step.drop:>16.4f}{mark}")
     return "\n".join(rows)
 

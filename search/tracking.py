@@ -54,6 +54,18 @@ class Tracker:
             self._logged.add(candidate.trial)
             self._writer.submit(self._guard, lambda: self._log_trial(candidate, summary))
 
+    @property
+    def is_logging(self) -> bool:
+        """Say whether there is a parent run to log to."""
+        return bool(self._parent)
+
+    def log_recovery(self, recipe_key: str, stage: str, epoch: int, accuracy: float) -> None:
+        """Log on the parent a point of the curve on which a recipe's accuracy comes back as its network is trained."""
+        if self._parent:
+            name = f"{stage.replace(' ', '_')}/{recipe_key[:8]}"
+            metrics = _metrics({name: accuracy}, epoch)
+            self._writer.submit(self._guard, lambda: self._client.log_batch(self._parent, metrics=metrics))
+
     def wait(self) -> None:
         """Return once every trial is logged, or has failed to be."""
         self._writer.submit(int).result()

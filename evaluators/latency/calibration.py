@@ -8,6 +8,7 @@ none below zero, to whole networks of mixed recipes measured on this machine.
 import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import product
 from pathlib import Path
@@ -15,14 +16,14 @@ from random import Random
 
 import numpy as np
 from gulliver.compressors.compress import Original, compress
-from gulliver.compressors.export import to_openvino
+from gulliver.compressors.export import of_batch, to_openvino
 from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
 from gulliver.evaluators.latency.kernel import ComputeKernel, Kernel, KernelCall, Price
 from gulliver.evaluators.latency.kernel_benchmark import time_kernels
 from gulliver.evaluators.latency.kernel_table import KernelTable
 from gulliver.evaluators.latency.machine import this_machine
 from gulliver.evaluators.latency.measurement import compile_openvino, measure
-from gulliver.evaluators.latency.price_tables import CallTable, call_tables
+from gulliver.evaluators.latency.price_tables import call_tables
 from gulliver.spaces.recipe import Recipe
 from gulliver.spaces.space import Space, untouched
 from gulliver.tasks.cache import cache_dir, write_atomically
@@ -127,8 +128,7 @@ def calibrate(target: CpuOpenvino, original: Original, recipes: Sequence[Recipe]
     measured = measure_recipes(target, original, recipes)
     untouched_ms = 1e3 * measured[recipes.index(untouched(original.graph))]
     coefficients = replace(fit(lowered, measured, table), untouched_ms=untouched_ms)
-    text = json.dumps(asdict(coefficients), indent=2)
-    write_atomically(path, lambda temporary: temporary.write_text(text))
+    _write(path, coefficients)
     return CpuLatencyModel(table, coefficients)
 
 
@@ -140,7 +140,7 @@ def measure_recipes(target: CpuOpenvino, original: Original, recipes: Sequence[R
         model = compress(original, recipe, calibration=sample)
         exported = to_openvino(model, original.task.example_inputs, target.batch)
         compiled[str(index)] = compile_openvino(exported, target.float_type, target.threads)
-    inputs = tuple(tensor[: target.batch] for tensor in sample[0])
+    inputs = tuple(of_batch(tensor, target.batch) for tensor in sample[0])
     timings = measure(compiled, inputs, _REPETITIONS)
     return [1e-3 * timings[str(index)].median_ms for index in range(len(recipes))]
 
@@ -186,14 +186,20 @@ def _read(path: Path) -> Coefficients | None:
     return Coefficients(**kept) if kept.keys() == {it.name for it in fields(Coefficients)} else None
 
 
+def _write(path: Path, coefficients: Coefficients) -> None:
+    text = json.dumps(asdict(coefficients), indent=2)
+    write_atomically(path, lambda temporary: temporary.write_text(text))
+
+
 def _coefficients_path(target: CpuOpenvino, original: Original) -> Path:
-    conditions = f"batch-{target.batch}-{target.threads}-threads-{target.float_type}"
+    inputs = "-".join("x".join(map(str, tensor.shape[1:])) for tensor in original.task.example_inputs)
+    conditions = f"{inputs}-batch-{target.batch}-{target.threads}-threads-{target.float_type}"
     return cache_dir() / _FOLDER / f"{target.name}-{this_machine().key}-{original.network}-{conditions}.json"
 
 
 def calibrate_space(target: CpuOpenvino, original: Original, space: Space) -> CpuLatencyModel:
     """Return the latency model of all recipes of a space, their kernels measured where the table lacks them."""
-    return calibrate_calls(target, original, space, [call for it in call_tables(space, target) for call in _calls(it)])
+    return calibrate_calls(target, original, space, space_calls(space, target))
 
 
 def calibrate_calls(
@@ -220,22 +226,42 @@ def random_recipe(space: Space, random: Random) -> Recipe:
     return space.decode({dimension.name: random.randrange(dimension.rungs) for dimension in space.dimensions})
 
 
-def _calls(table: CallTable) -> Iterator[KernelCall]:
-    return (call for calls in table.values() for call in calls)
+def space_calls(space: Space, target: CpuOpenvino) -> list[KernelCall]:
+    """Return the kernel calls of all recipes of the space."""
+    return [call for table in call_tables(space, target) for calls in table.values() for call in calls]
 
 
 def _compute_kernels(calls: Iterable[KernelCall]) -> Iterator[ComputeKernel]:
     return (call.kernel for call in calls if isinstance(call.kernel, ComputeKernel))
 
 
-def forget(target: CpuOpenvino, original: Original) -> None:
-    """Delete what was measured on this machine for this network, so that it is measured again."""
+def calibrate_search(
+    target: CpuOpenvino, original: Original, space: Space, calls: Sequence[KernelCall], fit_file: Path
+) -> CpuLatencyModel:
+    """Return the latency model that a search began with, which `fit_file` keeps, or a recent one where it begins now.
+
+    Other searches of the same network may be fitted anew before this one goes on.
+    """
+    if (kept := _read(fit_file)) is not None:
+        model = CpuLatencyModel(kernel_table(target), kept)
+        model.require([call.kernel for call in calls])
+        return model
+    forget_old_fit(target, original)
+    model = calibrate_calls(target, original, space, calls)
+    _write(fit_file, model.coefficients)
+    return model
+
+
+def forget(target: CpuOpenvino, original: Original, space: Space) -> None:
+    """Delete what was measured on this machine for this network and for the kernels of the space's recipes."""
     _coefficients_path(target, original).unlink(missing_ok=True)
-    kernel_table(target).path.unlink(missing_ok=True)
+    kernel_table(target).forget(_compute_kernels(space_calls(space, target)))
 
 
 def forget_old_fit(target: CpuOpenvino, original: Original) -> None:
     """Delete the fit to this network where it is half an hour old; kernel times stay."""
     path = _coefficients_path(target, original)
-    if path.exists() and time.time() - path.stat().st_mtime > _OLD_SECONDS:
-        path.unlink()
+    # Another process may delete it at the same time.
+    with suppress(FileNotFoundError):
+        if time.time() - path.stat().st_mtime > _OLD_SECONDS:
+            path.unlink()

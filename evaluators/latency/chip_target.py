@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 from gulliver.compressors.compress import Original
@@ -89,7 +90,11 @@ class ChipTarget:
         return ChipLatencyModel(self)
 
     def latency_model(
-        self, original: Original, space: Space, calls: Sequence[KernelCall] | None = None, renew: bool = False
+        self,
+        original: Original,
+        space: Space,
+        calls: Sequence[KernelCall] | None = None,
+        fit_file: Path | None = None,
     ) -> "ChipLatencyModel":
         """Return the prices of this target's kernel calls, which are the same for every network."""
         return self.latency

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from gulliver.compressors.compress import Original
 from gulliver.evaluators.latency.kernel import KernelCall
@@ -62,17 +63,20 @@ class CpuOpenvino:
         return OpenvinoRuntime(self.batch, self.float_type, self.threads, self.repetitions)
 
     def latency_model(
-        self, original: Original, space: Space, calls: Sequence[KernelCall] | None = None, renew: bool = False
+        self,
+        original: Original,
+        space: Space,
+        calls: Sequence[KernelCall] | None = None,
+        fit_file: Path | None = None,
     ) -> LatencyModel:
         """Return the prices of the network's kernel calls, calibrated on this machine."""
         # A calibration is of this target.
-        from gulliver.evaluators.latency.calibration import calibrate_calls, calibrate_space, forget_old_fit
+        from gulliver.evaluators.latency.calibration import calibrate_calls, calibrate_search, space_calls
 
-        if renew:
-            forget_old_fit(self, original)
-        return (
-            calibrate_space(self, original, space) if calls is None else calibrate_calls(self, original, space, calls)
-        )
+        calls = space_calls(space, self) if calls is None else calls
+        if fit_file is not None:
+            return calibrate_search(self, original, space, calls, fit_file)
+        return calibrate_calls(self, original, space, calls)
 
     def lowering(self, graph: LayerGraph, choices: Choices) -> Lowering:
         """Return the lowering of a network with these choices."""

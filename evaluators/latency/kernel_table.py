@@ -52,6 +52,12 @@ class KernelTable:
                 self._seconds |= {kernel: min(again[kernel], self._seconds[kernel]) for kernel in doubtful}
             _write(self.path, self._seconds)
 
+    def forget(self, kernels: Iterable[ComputeKernel]) -> None:
+        """Delete the times of these kernels, but for the reference, which later times are compared with."""
+        for kernel in {*kernels} - {REFERENCE}:
+            self._seconds.pop(kernel, None)
+        _write(self.path, self._seconds)
+
     def _timed(self, kernels: Sequence[ComputeKernel]) -> dict[ComputeKernel, float]:
         timed = self.time_kernels(kernels)
         drift = self._drift(timed)

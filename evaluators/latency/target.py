@@ -1,6 +1,7 @@
 """What every target offers: what it can run, what a recipe is lowered to, and how long that takes."""
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from gulliver.compressors.compress import Original
@@ -69,12 +70,16 @@ class Target(Protocol):
         """Return what runs exported networks; None where the target is only modelled and nothing can be measured."""
 
     def latency_model(
-        self, original: Original, space: Space, calls: Sequence[KernelCall] | None = None, renew: bool = False
+        self,
+        original: Original,
+        space: Space,
+        calls: Sequence[KernelCall] | None = None,
+        fit_file: Path | None = None,
     ) -> LatencyModel:
         """Return the prices of the network's kernel calls.
 
-        Where kernels are timed, those of `calls` are, or of all recipes of the space where that is None. With `renew`,
-        what was fitted to this machine too long ago is fitted anew.
+        Where kernels are timed, those of `calls` are, or of all recipes of the space where that is None. Where the
+        model is fitted to this machine, `fit_file` keeps the fit of one search: it is read there, or else written.
         """
 
     def lowering(self, graph: LayerGraph, choices: Choices) -> OperationLowering:

@@ -195,6 +195,20 @@ def test_a_run_that_goes_on_from_its_checkpoint_ends_as_one_that_was_not_interru
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["student.pt"]
 
 
+def test_who_watches_hears_of_the_student_in_evaluation_mode_before_the_first_epoch_and_after_each(task, capfd):
+    heard = []
+
+    def watch(stage, epoch, student):
+        assert not student.training
+        heard.append((stage, epoch, student(*next(iter(task.training(0))))))
+
+    watched = finetune(student_of(task), task, Finetune(2, 0.05), watch=watch)
+    assert [it[:2] for it in heard] == [("fine-tuning", 0), ("fine-tuning", 1), ("fine-tuning", 2)]
+    assert not torch.equal(heard[0][2], heard[1][2])
+    alone = finetune(student_of(task), task, Finetune(2, 0.05))
+    assert all(torch.equal(a, b) for a, b in zip(alone.parameters(), watched.parameters(), strict=True))
+
+
 def test_a_finished_run_learns_nothing_more(task, tmp_path, capfd):
     first = finetune(student_of(task), task, Finetune(1), checkpoint=tmp_path / "student.pt")
     task.epochs = []

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from gulliver.compressors.compress import read_original
@@ -58,6 +60,23 @@ def test_what_was_made_is_read_again(original, int8, tmp_path, monkeypatch):
     made = make_bench(original, CHIP, tmp_path).export("recipe", int8)
     monkeypatch.setattr(bench, "compress", None)
     assert make_bench(original, CHIP, tmp_path).export("recipe", int8) == made
+
+
+@pytest.mark.parametrize(("float_type", "name"), [("float32", "baseline"), ("bfloat16", "bf16")])
+def test_on_a_target_that_runs_here_the_original_in_float_is_of_the_targets_own_type(
+    original, tmp_path, float_type, name
+):
+    made = make_bench(original, CpuOpenvino(batch=2, float_type=float_type), tmp_path)
+    assert made.in_float == name
+    assert made.baselines()[name].float_type == float_type
+
+
+def test_calibration_inputs_of_fewer_samples_than_the_targets_batch_are_repeated(original, tmp_path):
+    target = CpuOpenvino(batch=7, repetitions=1)
+    made = make_bench(
+        replace(original, calibration=tuple((it[:2],) for (it,) in original.calibration)), target, tmp_path
+    )
+    assert made.measure(made.baselines())["bf16"].latency_ms > 0
 
 
 def test_a_network_that_cannot_be_converted_is_scored_all_the_same_and_the_reason_kept(

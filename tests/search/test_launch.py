@@ -15,7 +15,7 @@ from gulliver.tasks.errors import InputError
         (["target=tpu"], "Could not find 'target/tpu' Available options in 'target': ascend_310p3"),
         (["sampler=annealing"], "Available options in 'sampler': nsga2 random solve tpe"),
         (["trials=many"], "search.trials must be of type int, but is 'many'"),
-        (["budget.max_drop=-1"], "`budget.max_drop >= 0` must hold, but it is -1"),
+        (["budget.max_drop=-1"], "`0 <= budget.max_drop < inf` must hold, but it is -1"),
         (["budget.max_latency_ms=0"], "`budget.max_latency_ms > 0` must hold, but it is 0"),
         (["target.batch=0"], "`target.batch >= 1` must hold, but it is 0"),
         (["task.epochs=0"], "epochs: must be a whole number from 1 to 1000, got 0"),

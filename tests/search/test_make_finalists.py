@@ -26,7 +26,8 @@ class QuarteringBench:
     dies_at: int = 99
     made: list = field(default_factory=list)
 
-    def export(self, name, recipe):
+    def export(self, name, recipe, watch):
+        assert watch == ("watch", recipe.key)
         if len(self.made) == self.dies_at:
             raise Killed
         self.made.append(name)
@@ -54,11 +55,15 @@ def searched(folder, space, price, guide, sampler):
     return study, settings
 
 
+def watch(recipe):
+    return "watch", recipe.key
+
+
 def finalists(folder, space, price, guide, bench, sampler=None):
     study, settings = searched(folder, space, price, guide, sampler)
     told, said = [], []
     original = Exported(None, 1.0, 0.0, 1000, "bfloat16", 0.0)
-    made = FinalistMaker(bench, study, original, settings, 1.0, told.append, said.append).make()
+    made = FinalistMaker(bench, study, original, settings, 1.0, told.append, watch, said.append).make()
     return made, study, told
 
 

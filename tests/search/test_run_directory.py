@@ -25,7 +25,7 @@ def test_a_folder_with_another_search_is_refused_naming_the_difference(tmp_path)
 def test_a_folder_made_before_a_search_chose_calibrators_and_kinds_of_split_still_opens(tmp_path):
     def record(**options):
         settings = SearchSettings(space=SpaceOptions(**options))
-        return settings_record("task", "network", CpuOpenvino(), settings)
+        return settings_record({"task": "task", "network": "network"}, CpuOpenvino(), settings)
 
     older = record()
     assert set(older["space"]) == {"bits", "max_ratio", "ranks", "keep_float", "reconstruct"}

@@ -152,6 +152,22 @@ def test_the_output_shows_the_front_the_best_recipe_and_the_dashboard(searched):
         assert words in stdout
 
 
+def test_how_the_finalists_accuracies_come_back_in_fine_tuning_are_curves_in_mlflow(searched):
+    from mlflow.tracking import MlflowClient
+
+    out, _ = searched
+    client = MlflowClient(f"sqlite:///{out.parent / 'mlflow.db'}")
+    (experiment,) = client.search_experiments(filter_string="name = 'gulliver'")
+    (run,) = client.search_runs([experiment.experiment_id], "tags.`gulliver.kind` = 'search'")
+    curves = [name for name in run.data.metrics if name.startswith("fine-tuning/")]
+    assert curves
+    for name in curves:
+        history = client.get_metric_history(run.info.run_id, name)
+        assert [it.step for it in history] == [0, 1]
+        assert all(0 <= it.value <= 1 for it in history)
+    assert not list(out.glob("finalists/*/checkpoints"))
+
+
 def test_the_recipe_applied_in_a_new_process_gives_the_same_accuracy(searched, cache, tmp_path):
     out, _ = searched
     arguments = [f"recipe={out / 'recipes' / 'best.yaml'}", "task=digits_cnn", "target.repetitions=10", "out=applied"]

@@ -8,8 +8,9 @@ from gulliver.tasks.errors import InputError
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Budget(max_drop=-0.1), "`budget.max_drop >= 0` must hold, but it is -0.1"),
-        (lambda: Budget(max_drop=float("nan")), "`budget.max_drop >= 0` must hold, but it is nan"),
+        (lambda: Budget(max_drop=-0.1), "`0 <= budget.max_drop < inf` must hold, but it is -0.1"),
+        (lambda: Budget(max_drop=float("nan")), "`0 <= budget.max_drop < inf` must hold, but it is nan"),
+        (lambda: Budget(max_drop=float("inf")), "`0 <= budget.max_drop < inf` must hold, but it is inf"),
         (lambda: Budget(max_latency_ms=0.0), "`budget.max_latency_ms > 0` must hold, but it is 0.0"),
         (lambda: Budget(max_size_bytes=-5), "`budget.max_size_bytes > 0` must hold, but it is -5"),
         (lambda: FinalistSettings(count=0), "`finalists.count >= 1` must hold, but it is 0"),

@@ -65,6 +65,19 @@ def test_what_a_trial_does_not_change_is_not_logged_on_the_parent_run_again(out)
     assert steps == {"front_size": [(0, 1.0), (2, 2.0)], "hypervolume": [(0, 0.5)]}
 
 
+def test_how_a_recipes_accuracy_comes_back_is_a_curve_of_the_parent_run(out):
+    tracker = Tracker(TrackingSettings(experiment="recovery"), out.parent / "recovery")
+    assert not tracker.is_logging
+    tracker.start("digits", {})
+    assert tracker.is_logging
+    for epoch, accuracy in enumerate((0.5, 0.8, 0.9)):
+        tracker.log_recovery("0123456789abcdef", "fine-tuning", epoch, accuracy)
+    tracker.wait()
+    client, (parent,), _ = runs(tracker, "recovery")
+    history = client.get_metric_history(parent.info.run_id, "fine-tuning/01234567")
+    assert [(it.step, it.value) for it in history] == [(0, 0.5), (1, 0.8), (2, 0.9)]
+
+
 def test_a_resumed_search_goes_on_with_its_parent_run_and_logs_no_trial_twice(out):
     tracker = Tracker(TrackingSettings(), out)
     tracker.start("digits", {"seed": 3})

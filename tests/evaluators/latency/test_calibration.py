@@ -1,14 +1,17 @@
 import os
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from gulliver.evaluators.latency import calibration
 from gulliver.evaluators.latency.calibration import (
     Coefficients,
     CpuLatencyModel,
     calibrate,
     calibrate_calls,
+    calibrate_search,
     fit,
     forget,
     forget_old_fit,
@@ -18,7 +21,7 @@ from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
 from gulliver.evaluators.latency.kernel import ComputeKernel, KernelCall, MemoryKernel
 from gulliver.evaluators.latency.kernel_table import KernelTable
 from gulliver.spaces.recipe import LayerRecipe, Quantize, Recipe
-from gulliver.spaces.space import Space, SpaceOptions
+from gulliver.spaces.space import Space, SpaceOptions, untouched
 
 TRUE = {
     "int8_scale": 1.1,
@@ -172,8 +175,8 @@ def test_a_network_is_calibrated_once_and_again_when_forgotten(digits_original, 
     assert calibrate(target, digits_original, recipes).coefficients.networks == 2, "an earlier version's fit counts"
 
     monkeypatch.setattr(calibration, "measure_recipes", None)
-    forget(target, digits_original)
-    assert len(kernel_table(target)) == 0
+    forget(target, digits_original, space_of(digits_original))
+    assert len(kernel_table(target)) == 1, "the reference kernel is forgotten, or others are kept"
     with pytest.raises(TypeError):
         calibrate(target, digits_original, recipes)
 
@@ -185,7 +188,7 @@ def test_the_latency_of_the_untouched_network_is_kept_with_the_fit(digits_origin
     monkeypatch.setattr(calibration, "measure_recipes", lambda *_: [2e-3, 4e-3])
     assert calibrate(target, digits_original, [in_int8, as_it_is]).untouched_ms == 4
     assert calibrate(target, digits_original, []).untouched_ms == 4, "the kept fit does not tell it"
-    forget(target, digits_original)
+    forget(target, digits_original, space_of(digits_original))
 
 
 @pytest.mark.parametrize(("minutes", "is_kept"), [(29, True), (31, False)])
@@ -200,13 +203,46 @@ def test_a_fit_is_renewed_after_half_an_hour_and_kernel_times_are_kept(digits_or
     forget_old_fit(target, digits_original)
     assert written.exists() == is_kept
     assert table.path.exists()
-    forget(target, digits_original)
+    written.unlink(missing_ok=True)
+
+
+def test_a_search_goes_on_with_the_fit_that_it_began_with(digits_original, monkeypatch, tmp_path):
+    target, fit_file = CpuOpenvino(batch=16), tmp_path / "fit.json"
+    space = space_of(digits_original)
+
+    def model():
+        return calibrate_search(target, digits_original, space, [], fit_file)
+
+    monkeypatch.setattr(calibration, "calibrate", lambda *_: CpuLatencyModel(kernel_table(target), began_with))
+    began_with = Coefficients(**TRUE, networks=18, mean_error=0.02, untouched_ms=4.0)
+    assert model().coefficients == began_with
+    monkeypatch.setattr(calibration, "calibrate", None)
+    assert model().coefficients == began_with
+
+
+def test_the_same_network_with_inputs_of_another_shape_has_a_fit_of_its_own(digits_original, monkeypatch):
+    class Wider:
+        example_inputs = (torch.zeros(1, 1, 8, 16),)
+
+    target, as_it_is = CpuOpenvino(batch=16, kernel_repetitions=3), untouched(digits_original.graph)
+    originals = (digits_original, replace(digits_original, task=Wider()))
+    for original, seconds in zip(originals, (4e-3, 6e-3), strict=True):
+        monkeypatch.setattr(calibration, "measure_recipes", lambda *_, seconds=seconds: [seconds])
+        calibrate(target, original, [as_it_is])
+    assert [calibrate(target, it, []).untouched_ms for it in originals] == [4, 6]
+    for original in originals:
+        forget(target, original, space_of(original))
+
+
+def space_of(original):
+    return Space(original.graph, CpuOpenvino().capabilities)
 
 
 def fit_file(target, original):
     """Return where the fit to this network is kept."""
     table = kernel_table(target).path
-    conditions = f"batch-{target.batch}-{target.threads}-threads-{target.float_type}.json"
+    inputs = "x".join(map(str, original.task.example_inputs[0].shape[1:]))
+    conditions = f"{inputs}-batch-{target.batch}-{target.threads}-threads-{target.float_type}.json"
     return table.with_name(table.stem.replace(f"{target.threads}-threads", f"{original.network}-{conditions}"))
 
 

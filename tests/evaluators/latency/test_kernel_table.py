@@ -36,6 +36,14 @@ def table(stopwatch, tmp_path):
     return KernelTable(tmp_path / "folder" / "table.csv", stopwatch)
 
 
+def test_what_is_forgotten_is_measured_again_and_all_else_and_the_reference_are_kept(table, stopwatch):
+    table.require([kernel(2), kernel(4), REFERENCE])
+    table.forget([kernel(2), REFERENCE])
+    again = KernelTable(table.path, stopwatch)
+    again.require([kernel(2), kernel(4), REFERENCE])
+    assert stopwatch.measured[1:] == [[kernel(2)]]
+
+
 def test_a_kernel_is_measured_once(table, stopwatch):
     assert table.seconds(kernel(2)) == 2 / 3e6
     assert table.seconds(kernel(2)) == 2 / 3e6
