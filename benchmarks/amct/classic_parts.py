@@ -34,7 +34,7 @@ MAX_DROP = 0.005
 TRIAL_SAMPLES = 2000
 # Whatever the other parts may spend: a step of rounded training takes five times as long as one of fine-tuning.
 QAT_EPOCHS, QAT_BATCHES = 2, 150
-RANKS = (0.75, 0.5, 0.33, 0.2)
+RANKS = (0.75, 0.5, 0.33, 0.2, 0.12)
 MODEL = "model.xml"
 CALIBRATORS = (Quantize(), Quantize(calibrator="mse", weight_scales="mse"), Quantize(calibrator="percentile"))
 FOUR_BITS = Quantize(4, 4, calibrator="mse", weight_scales="mse")
