@@ -20,7 +20,7 @@ from gulliver.compressors.semi_structured import sparsify_in_fours
 from gulliver.compressors.sparsify import Ranking, rank_channels, removed_indices, sparsify
 from gulliver.compressors.unstructured import sparsify_anywhere
 from gulliver.spaces.layer_graph import LayerGraph
-from gulliver.spaces.network_identity import check_names, check_recipe, network_hash
+from gulliver.spaces.network_identity import check_names, check_recipe, network_hash, tensor_bytes
 from gulliver.spaces.recipe import SGD, Finetune, Recipe
 from gulliver.spaces.trace import trace
 from gulliver.tasks.protocol import Task
@@ -60,7 +60,7 @@ class Original:
         """Return 16 hexadecimal digits of the values of all calibration inputs."""
         digest = hashlib.sha256()
         for tensor in itertools.chain.from_iterable(self.calibration):
-            digest.update(tensor.contiguous().numpy().tobytes())
+            digest.update(tensor_bytes(tensor))
         return digest.hexdigest()[:16]
 
     @cached_property

@@ -7,7 +7,7 @@ from gulliver.spaces.layer_graph import LayerGraph
 from gulliver.spaces.recipe import Recipe
 from gulliver.spaces.shapes import channels_after
 from gulliver.tasks.errors import InputError
-from torch import nn
+from torch import Tensor, nn
 
 
 def network_hash(model: nn.Module) -> str:
@@ -15,9 +15,14 @@ def network_hash(model: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        # NumPy has no bfloat16, but its bytes.
-        digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
+        digest.update(tensor_bytes(tensor))
     return digest.hexdigest()[:16]
+
+
+def tensor_bytes(tensor: Tensor) -> bytes:
+    """Return the values of a tensor of any type and layout, as they are held in memory."""
+    # NumPy has no bfloat16, but its bytes.
+    return tensor.detach().cpu().flatten().view(torch.uint8).numpy().tobytes()
 
 
 def check_recipe(recipe: Recipe, graph: LayerGraph, network: str) -> None:
