@@ -8,7 +8,7 @@ from gulliver.search.launch import check
 from gulliver.search.solve_run import Solved
 from gulliver.spaces.recipe import LayerRecipe, Recipe
 
-SOLVED = Solved(Recipe({"layer": LayerRecipe()}), latency_ms=1.0, drop=0.01)
+SOLVED = Solved(Recipe({"layer": LayerRecipe()}), latency_ms=1.0, size_bytes=100.0, drop=0.01)
 
 
 def solve(out, steps):
@@ -17,7 +17,8 @@ def solve(out, steps):
 
 
 def test_a_ladder_of_fewer_steps_leaves_none_of_the_longer_one(tmp_path, monkeypatch):
-    solver = SimpleNamespace(ladder=lambda steps: [SOLVED] * steps, best=lambda: SOLVED)
+    known = {"ladder": lambda steps: [SOLVED] * steps, "best": lambda: SOLVED, "keeps_budget": lambda _: True}
+    solver = SimpleNamespace(**known)
     monkeypatch.setattr("gulliver.search.solve_run.open_solver", lambda *_: solver)
     for steps in (4, 2):
         solve(tmp_path, steps)
