@@ -71,7 +71,7 @@ def what_is_missing() -> str | None:
     if not torch.cuda.is_available():
         return "torch sees no CUDA GPU here, and nothing else is measured"
     if find_spec("triton") is None:
-        return "Triton is not installed: pip install 'gulliver[gpu]'"
+        return "Triton is not installed: pip install -e '.[gpu]'"
     if which("nvidia-smi") is None:
         return "nvidia-smi is not on the PATH, so clocks and driver cannot be recorded"
     return None

@@ -14,6 +14,8 @@ from gulliver.spaces.recipe import choice_values
 from gulliver.tasks.cache import write_atomically
 from gulliver.tasks.errors import InputError
 
+# What a search's trials are priced by, where its latency model is fitted to this machine.
+FIT_FILE = "latency_fit.json"
 _MAY_GROW = "trials"
 
 

@@ -40,7 +40,7 @@ from gulliver.search.report import (
     write_tables,
 )
 from gulliver.search.result import Result
-from gulliver.search.run_directory import RunDirectory, settings_record
+from gulliver.search.run_directory import FIT_FILE, RunDirectory, settings_record
 from gulliver.search.scoring import Scoring
 from gulliver.search.sensitivity import measure_sensitivities
 from gulliver.search.sensitivity_report import FILES as SENSITIVITY_FILES
@@ -131,7 +131,7 @@ class _Search:
         if self.target.runtime is not None:
             self.say("calibrating the latency model on this machine (kernel times are kept for the next run)")
         # Trials of one search are priced alike, whenever it goes on.
-        fit_file = self.directory.path / "latency_fit.json"
+        fit_file = self.directory.path / FIT_FILE
         latency = self.target.latency_model(self.original, self.space, fit_file=fit_file)
         self.say(f"latency: {latency.basis}")
         incumbents = Incumbents(self.journal, self.directory.path / "samples")

@@ -16,6 +16,7 @@ from gulliver.search.history import History
 from gulliver.search.make_guide import make_guide
 from gulliver.search.prediction import Prediction, fit
 from gulliver.search.record import read_trials
+from gulliver.search.run_directory import FIT_FILE
 from gulliver.search.sensitivity import Sensitivities
 from gulliver.search.sensitivity_report import read_sensitivities
 from gulliver.search.settings import SearchSettings
@@ -110,7 +111,7 @@ def open_solver(run: Path, task: Task, settings: SearchSettings, searched: Targe
     trials = read_trials(run / STUDY_FILE)
     # The first trial of every search is the untouched network.
     original_score = trials[0].values[settings.objectives.index("accuracy_search")]
-    guide = _guide(original, space, sensitivities, settings, searched, original_score)
+    guide = _guide(original, space, sensitivities, settings, searched, original_score, run / FIT_FILE)
     prediction = fit(guide, history_of(trials, guide))
     if target != searched:
         others = Space(original.graph, target.capabilities, settings.space)
@@ -143,6 +144,7 @@ def _guide(
     settings: SearchSettings,
     target: Target,
     original_score: float,
+    fit_file: Path | None = None,
 ) -> Guide:
-    prices = price(space, call_tables(space, target), target.latency_model(original, space))
+    prices = price(space, call_tables(space, target), target.latency_model(original, space, fit_file=fit_file))
     return make_guide(space, sensitivities, prices, settings, original_score)

@@ -9,7 +9,18 @@ from pathlib import Path
 
 from gulliver.tasks.cache import cache_dir, write_atomically
 
-from benchmarks.amct.classic_parts import EFFORTLESS, MODEL, PARTS, QAT_BATCHES, QAT_EPOCHS, SEARCHED, Effort, Job, Made
+from benchmarks.amct.classic_parts import (
+    EFFORTLESS,
+    MODEL,
+    PARTS,
+    QAT_BATCHES,
+    QAT_EPOCHS,
+    RANKS,
+    SEARCHED,
+    Effort,
+    Job,
+    Made,
+)
 from benchmarks.amct.classic_tasks import ClassicNetwork
 from benchmarks.record import commit
 
@@ -75,7 +86,10 @@ def effort_of(part: str, effort: Effort) -> str:
     if part == "int4_qat":
         return f"{QAT_EPOCHS}x{QAT_BATCHES}"
     finetuning = f"{effort.epochs}x{effort.batches}"
-    return f"{finetuning}-{effort.trials}-{effort.finalists}" if part in SEARCHED else finetuning
+    if part not in SEARCHED:
+        return finetuning
+    ranks = "" if part == "sparsity" else f"-ranks-to-{min(RANKS)}"
+    return f"{finetuning}-{effort.trials}-{effort.finalists}{ranks}"
 
 
 def folder_of(task: ClassicNetwork, part: str, effort: str) -> Path:

@@ -10,7 +10,9 @@ CPU and wall-clock milliseconds, medians and the quartiles of CPU time, on a cha
 - ask and tell: a random trial of search/study.py, of about as many choices, scored at no cost;
 - journal and MLflow: what is written of a trial before it is told, and after;
 - trial, all in: from one logged trial of the default sampler to the next in a search of so many trials, scored at no
-  cost: the proposal, the study on the disk, the journal, the front and its area, and MLflow.
+  cost: the proposal, the study on the disk, the journal, the front and its area, and MLflow;
+- trial, beside its scoring: the same while MLflow's thread works; CPU time of the search's own thread, scoring taken
+  off.
 
 Waits for the disk are in the wall-clock time alone. Writes benchmarks/results/proposal_speed.csv.
 """

@@ -36,12 +36,12 @@ _GOOD_FIT = 0.08
 _ADVICE = "other processes may have run beside; `gulliver calibrate again=true` measures anew"
 # What the scales of int8 and of floating-point kernels may be (docs/decisions/0003).
 _SCALES = ((0.5, 2.0), (0.5, 2.0))
-# What every inference costs beside its operators, at most (0 to 60 us were fitted), or such a share of the fastest
+# What every inference costs beside its operators, at most (0 to 160 us were fitted), or such a share of the fastest
 # network, whose inputs may be large. More of it would hide how much compressing saves.
 _MOST_SECONDS_PER_NETWORK, _MOST_OF_A_NETWORK = 2e-4, 0.1
 # Weights that do not stay in the nearest caches come from the farther ones, at 20 GB/s at least (docs/decisions/0003).
 _MOST_SECONDS_PER_WEIGHT_BYTE = 5e-11
-# What lies between two nodes at most: 0 to 3 us were fitted, 5 to 15 us to networks that took turns of one inference.
+# What lies between two nodes at most: 0 to 5 us were fitted, 5 to 15 us to networks that took turns of one inference.
 _MOST_SECONDS_PER_NODE = 2e-5
 # How fast a shared machine runs floats beside integers changes from hour to hour (docs/decisions/0003).
 _OLD_SECONDS = 1800.0

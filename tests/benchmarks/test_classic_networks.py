@@ -12,7 +12,8 @@ from gulliver.spaces.trace import trace
 from torch import nn
 
 from benchmarks.amct.classic_goals import best_single, by_network, goals
-from benchmarks.amct.classic_parts import RANKS, removed_share
+from benchmarks.amct.classic_parts import RANKS, Effort, removed_share
+from benchmarks.amct.classic_runs import effort_of
 from benchmarks.amct.classic_tasks import NETWORKS, ClassicNetwork, blueprint
 
 
@@ -82,6 +83,15 @@ def test_networks_are_kept_apart_by_what_they_compute(monkeypatch):
     blueprint.cache_clear()
     assert blueprint("nin").content != before
     blueprint.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("part", "named"),
+    [("int8", ""), ("channels", "3x200"), ("sparsity", "3x200-24-6"), ("joint", "3x200-24-6-ranks-to-0.5")],
+)
+def test_a_run_is_named_by_all_of_the_effort_that_it_depends_on(part, named, monkeypatch):
+    monkeypatch.setattr("benchmarks.amct.classic_runs.RANKS", (0.75, 0.5))
+    assert effort_of(part, Effort(3, 200, 24, 6)) == named
 
 
 def test_the_share_that_is_gone_is_of_the_channels_that_can_be_removed():
