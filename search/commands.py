@@ -110,11 +110,15 @@ def _calibrate_network(job: CalibrateJob) -> None:
 
 
 def run_show_job(job: ShowJob) -> None:
-    """Print the recipe, or the kernel calls that it becomes on the target."""
+    """Print the recipe, or the kernel calls that it becomes on the target, or what a search there may choose from."""
     from gulliver.search.show_plan import show_plan
     from gulliver.search.show_recipe import show_recipe
+    from gulliver.search.show_space import show_space
 
-    say(show_recipe(job.recipe) if job.target is None else show_plan(job.recipe, job.task, job.target))
+    if job.recipe is None:
+        say(show_space(job.task, job.target, job.space))
+    else:
+        say(show_recipe(job.recipe) if job.target is None else show_plan(job.recipe, job.task, job.target))
 
 
 def run_predict_job(job: PredictJob) -> None:

@@ -55,12 +55,12 @@ class CalibrateJob:
 
 @dataclass(frozen=True)
 class ShowJob:
-    """A recipe that was read, and, unless both are None, the task and the target whose plan is asked for."""
+    """What is to be shown: a recipe, its plan for a task on a target, or, without a recipe, the space of a search."""
 
-    path: Path
     recipe: Any
     task: Any
     target: Any
+    space: Any
 
 
 @dataclass(frozen=True)
@@ -161,13 +161,16 @@ def build_calibrate(config: dict[str, Any]) -> CalibrateJob:
 
 
 def build_show(config: dict[str, Any]) -> ShowJob:
-    """Return the recipe to show; raises InputError where its file is not one."""
-    check_keys(config, ["recipe", "task", "target"], "", optional=["task", "target"])
-    recipe, given = _read(config), [key for key in ("task", "target") if config.get(key)]
+    """Return what is to be shown; raises InputError where the recipe's file is not one."""
+    from gulliver.spaces.space import SpaceOptions
+
+    check_keys(config, ["recipe", "task", "target", "space"], "", optional=["task", "target"])
+    given = [key for key in ("task", "target") if config.get(key)]
     if len(given) == 1:
         raise InputError(f"task and target must be given together, but {given[0]} is alone")
+    recipe = None if given and config["recipe"] is None else _read(config)
     task, target = (build_target(config[key], key) for key in given) if given else (None, None)
-    return ShowJob(Path(str(config["recipe"])), recipe, task, target)
+    return ShowJob(recipe, task, target, build(SpaceOptions, config["space"], "space"))
 
 
 def build_predict(config: dict[str, Any]) -> PredictJob:
