@@ -14,9 +14,9 @@ from gulliver.tasks.protocol import Task
 _ENERGY = 0.9
 _HEADINGS = ("layer", "kind", "weights", "precisions", "channels", "ranks", f"{_ENERGY:.0%} energy", "not noise")
 _EXPLANATION = (
-    f"`{_ENERGY:.0%} energy` and `not noise` are ranks that the weights alone suggest for the first kind of split: what",
-    f"keeps {_ENERGY:.0%} of their squares, and what variational Bayes tells from noise. All ranks are multiples of what",
-    "the target likes.",
+    f"`{_ENERGY:.0%} energy` and `not noise` are ranks that the weights alone suggest for the first kind of split:",
+    f"what keeps {_ENERGY:.0%} of their squares, and what variational Bayes tells from noise. All ranks are multiples",
+    "of what the target likes.",
 )
 
 
