@@ -125,7 +125,7 @@ def compress(
     if recipe.finetune is not None and (is_thinned(recipe) or not recipe.finetune.quantization_aware):
         finetune(thinned, original.task, recipe.finetune, checkpoint=_file(checkpoints, "thinned.pt"), watch=watch)
     elif recovery is not None and recovery.steps and is_thinned(recipe):
-        recover(thinned, original.calibration, original.outputs, recovery)
+        recover(thinned, original.task, original.calibration, original.outputs, recovery)
         reestimate_batch_norms(thinned, calibration)
     quantized = quantize(thinned, recipe, calibration)
     if recipe.finetune is not None and recipe.finetune.quantization_aware:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from gulliver.compressors.layer_inputs import CompressibleLayer
-from gulliver.tasks.protocol import Inputs
+from gulliver.tasks.protocol import DistillingTask, Inputs, Task
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -27,8 +27,9 @@ class Lesson:
 
 @dataclass(frozen=True)
 class Distance:
-    """How far a student is from a lesson; in bfloat16 where `half`."""
+    """How far a student is from a lesson of the task; in bfloat16 where `half`."""
 
+    task: Task
     temperature: float
     half: bool = True
     features_layer: str | None = None
@@ -39,17 +40,40 @@ class Distance:
         inputs = (_channels_last(tensor) for tensor in lesson.inputs)
         with torch.autocast("cpu", torch.bfloat16, enabled=self.half), reading(student, self.features_layer) as read:
             given = student(*inputs)
-        distance = divergence(given, lesson.outputs, self.temperature)
+        distance = self._of_outputs(given, lesson.outputs)
         if lesson.features is None:
             return distance
         return distance + self.feature_weight * similarity_difference(read[0], lesson.features)
 
+    def _of_outputs(self, given: Tensor, wanted: Tensor) -> Tensor:
+        classes = class_dimension(self.task, wanted)
+        return (
+            relative_error(given, wanted) if classes is None else divergence(given, wanted, self.temperature, classes)
+        )
 
-def divergence(given: Tensor, wanted: Tensor, temperature: float) -> Tensor:
-    """Return the Kullback-Leibler divergence of softened outputs, scaled as its gradients ask for."""
-    target = F.log_softmax(wanted.float() / temperature, -1)
-    softened = F.log_softmax(given.float() / temperature, -1)
-    return F.kl_div(softened, target, reduction="batchmean", log_target=True) * temperature**2
+
+def class_dimension(task: Task, outputs: Tensor) -> int | None:
+    """Return which dimension of the task's outputs holds a logit for each class, None where they are values."""
+    if isinstance(task, DistillingTask):
+        return task.class_dimension
+    return 1 if outputs.dim() == 2 and outputs.shape[1] > 1 else None
+
+
+def divergence(given: Tensor, wanted: Tensor, temperature: float, classes: int) -> Tensor:
+    """Return the mean Kullback-Leibler divergence of outputs softened along `classes`, as its gradients ask for."""
+    target, softened = (F.log_softmax(it.float() / temperature, classes) for it in (wanted, given))
+    nats = F.kl_div(softened, target, reduction="none", log_target=True).sum(classes)
+    return nats.mean() * temperature**2
+
+
+def relative_error(given: Tensor, wanted: Tensor) -> Tensor:
+    """Return log(1 + e), e being the mean squared error of outputs relative to the variance of those that are wanted.
+
+    It is e where that is small, and its gradients stay within bounds where outputs are far from those wanted.
+    """
+    wanted = wanted.float()
+    error = (given.float() - wanted).square().mean() / wanted.var(correction=0).clamp_min(1e-12)
+    return torch.log1p(error)
 
 
 def similarity_difference(given: Tensor, wanted: Tensor) -> Tensor:

@@ -101,15 +101,23 @@ def finetune(
 
     It runs in bfloat16 where `half`, which is too coarse for a network that is rounded, and where that is faster. With
     a `checkpoint`, a run that was interrupted goes on after its last whole epoch, and ends as if it had not been.
-    Every epoch takes as many batches as the first has, or fewer where it has fewer. Raises InputError where the task
-    has no training inputs in an epoch, or the checkpoint is of another network or settings.
+    Every epoch takes as many batches as the first has, or fewer where it has fewer. Training that leads away from the
+    original is undone. Raises InputError where the task has no training inputs in an epoch, or the checkpoint is of
+    another network or settings.
     """
     if not isinstance(task, TrainingTask):
         raise InputError(f"the task {task.name} must have `training(epoch)` for its networks to be fine-tuned")
     layer = last_layer(task.model) if settings.feature_weight else None
-    distance = Distance(settings.temperature, half and _is_faster_in_half(task.model), layer, settings.feature_weight)
+    in_half = half and _is_faster_in_half(task.model)
+    distance = Distance(task, settings.temperature, in_half, layer, settings.feature_weight)
     with torch.random.fork_rng(devices=[]):
-        batches, share = _look_ahead(student, task, settings, distance)
+        batches, first = _look_ahead(task, settings)
+
+        def to_go() -> float:
+            return mean_distance(student, _lessons(task, first, layer), distance)
+
+        before, untrained = to_go(), copy.deepcopy(student.state_dict())
+        share = muon_step(settings.learning_rate, before) if settings.optimizer == MUON else None
         learner = _Learner(student, settings.epochs * batches, settings.learning_rate, share)
         reached = _resume(learner, settings, checkpoint)
         with tqdm(None, stage, settings.epochs * batches, leave=False, unit="step", mininterval=0.5) as shown:
@@ -125,20 +133,17 @@ def finetune(
                 _tell(watch, stage, reached, student)
         if reached.best_student is not None:
             student.load_state_dict(reached.best_student)
+        # Where a distance is no number, neither is the student.
+        if not to_go() <= before:
+            student.load_state_dict(untrained)
         return learner.finish()
 
 
-def _look_ahead(
-    student: nn.Module, task: TrainingTask, settings: Finetune, distance: Distance
-) -> tuple[int, float | None]:
-    """Return how many batches an epoch has, and Muon's share for the student's distance on the first of them."""
+def _look_ahead(task: TrainingTask, settings: Finetune) -> tuple[int, list[Inputs]]:
+    """Return how many batches an epoch has, and the first of them."""
     batches = _drawn(task, 0, settings.batches_per_epoch)
     first = list(itertools.islice(batches, _LOOKED_AT))
-    count = len(first) + sum(1 for _ in batches)
-    if settings.optimizer != MUON:
-        return count, None
-    to_go = mean_distance(student, _lessons(task, first, distance.features_layer), distance)
-    return count, muon_step(settings.learning_rate, to_go)
+    return len(first) + sum(1 for _ in batches), first
 
 
 def _drawn(task: TrainingTask, epoch: int, most: int | None) -> Iterator[Inputs]:
@@ -153,13 +158,15 @@ def _drawn(task: TrainingTask, epoch: int, most: int | None) -> Iterator[Inputs]
     yield from batches
 
 
-def recover(student: nn.Module, inputs: Sequence[Inputs], outputs: Sequence[Tensor], settings: Recovery) -> nn.Module:
-    """Train the student in place for a few steps to give these outputs; return it in evaluation mode."""
+def recover(
+    student: nn.Module, task: Task, inputs: Sequence[Inputs], outputs: Sequence[Tensor], settings: Recovery
+) -> nn.Module:
+    """Train the student in place for a few steps to give these outputs of the task; return it in evaluation mode."""
     lessons = (Lesson(*pair) for pair in itertools.cycle(zip(inputs, outputs, strict=True)))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_SEED)
         learner = _Learner(student, settings.steps, settings.learning_rate)
-        learner.learn(itertools.islice(lessons, settings.steps), Distance(settings.temperature))
+        learner.learn(itertools.islice(lessons, settings.steps), Distance(task, settings.temperature))
         return learner.finish()
 
 

@@ -63,6 +63,18 @@ class MetricTask(Task, Protocol):
 
 
 @runtime_checkable
+class DistillingTask(Task, Protocol):
+    """A task that says what its model's outputs are, for networks that learn them.
+
+    Other tasks' outputs are taken for classes' logits where they are of shape (samples, 2 or more), else for values.
+    """
+
+    @property
+    def class_dimension(self) -> int | None:
+        """Return the dimension of the outputs along which there is a logit for each class, None for values."""
+
+
+@runtime_checkable
 class TrainingTask(Task, Protocol):
     """A task with unlabelled training inputs, on which finalists learn from the original network."""
 
