@@ -56,7 +56,7 @@ def class_dimension(task: Task, outputs: Tensor) -> int | None:
     """Return which dimension of the task's outputs holds a logit for each class, None where they are values."""
     if isinstance(task, DistillingTask):
         return task.class_dimension
-    return 1 if outputs.dim() == 2 and outputs.shape[1] > 1 else None
+    return outputs.dim() - 1 if outputs.dim() in (2, 3) and outputs.shape[-1] > 1 else None
 
 
 def divergence(given: Tensor, wanted: Tensor, temperature: float, classes: int) -> Tensor:

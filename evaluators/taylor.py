@@ -15,6 +15,7 @@ import torch
 from gulliver.compressors.calibrators import Histogram, Range, calibrated_range
 from gulliver.compressors.compress import Original, first_samples
 from gulliver.compressors.decompose import split_layer
+from gulliver.compressors.distillation import class_dimension
 from gulliver.compressors.quantize import QuantizedActivation, QuantizedLayer
 from gulliver.spaces.layer_graph import ChannelGroup
 from gulliver.spaces.plain import why_not_plain
@@ -45,7 +46,9 @@ class _Batch:
 
 
 class TaylorLoss:
-    """Estimates the divergence, in nats, of plain recipes: their effects are added up sample by sample.
+    """Estimates the divergence of plain recipes: their effects are added up sample by sample.
+
+    It is in nats where outputs are logits, and else the squared error relative to the outputs' variance.
 
     Exact to second order in small changes, up to the draw of the labels; batch norms are taken to stay as they are.
     Layers may fold other dimensions into the samples', behind it. What a choice does to its layer is kept for the next
@@ -99,8 +102,10 @@ def _observe(original: Original, inputs: tuple[Tensor, ...]) -> dict[str, _Seen]
     handles = [keep(name) for name in original.graph.layers]
     try:
         with torch.enable_grad():
-            logits = model(*(it.clone() for it in inputs))
-            gradients = torch.autograd.grad(_drawn_loss(logits), list(outputs.values()), allow_unused=True)
+            given = model(*(it.clone() for it in inputs))
+            classes = class_dimension(original.task, given)
+            loss = _drawn_error(given) if classes is None else _drawn_loss(given.movedim(classes, -1))
+            gradients = torch.autograd.grad(loss, list(outputs.values()), allow_unused=True)
     finally:
         for handle in handles:
             handle.remove()
@@ -119,6 +124,17 @@ def _drawn_loss(logits: Tensor) -> Tensor:
     generator = torch.Generator().manual_seed(_SEED)
     labels = torch.multinomial(flat.detach().float().softmax(-1), 1, generator=generator).flatten()
     return F.cross_entropy(flat, labels, reduction="sum") * math.sqrt(len(logits) / len(flat))
+
+
+def _drawn_error(values: Tensor) -> Tensor:
+    """Return a sum of values with signs drawn, scaled so that their mean squared error is estimated, by their variance.
+
+    A difference d of a sample's n values then has an effect whose square is 2 |d|^2 / (n variance) on average.
+    """
+    generator = torch.Generator().manual_seed(_SEED)
+    signs = 2 * torch.randint(2, values.shape, generator=generator) - 1
+    variance = float(values.detach().float().var(correction=0).clamp_min(1e-12))
+    return (signs * values).sum() * math.sqrt(2 * len(values) / (values.numel() * variance))
 
 
 def _effect(name: str, layer: nn.Module, choice: LayerRecipe, batch: _Batch, removed: Sequence[int]) -> Tensor:

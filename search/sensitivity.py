@@ -17,8 +17,9 @@ import numpy as np
 from gulliver.compressors import compress as compress_module
 from gulliver.compressors.candidates import Candidates
 from gulliver.compressors.compress import Original, first_samples
+from gulliver.compressors.distillation import class_dimension
 from gulliver.evaluators import divergence, taylor
-from gulliver.evaluators.divergence import DIVERGENCES, mean_divergence
+from gulliver.evaluators.divergence import DIVERGENCES, Divergence, mean_divergence, squared_error
 from gulliver.evaluators.factors import Factor
 from gulliver.evaluators.taylor import TaylorLoss
 from gulliver.search.pairs import pairs_that_matter
@@ -92,8 +93,16 @@ Method = Callable[[Original, SensitivitySettings], Callable[[Recipe], float]]
 def _direct(original: Original, settings: SensitivitySettings) -> Callable[[Recipe], float]:
     inputs, outputs = first_samples(original, settings.samples)
     candidates = Candidates(replace(original, calibration=inputs, outputs=outputs))
-    between = DIVERGENCES[settings.divergence]
+    between = _between(settings.divergence, class_dimension(original.task, outputs[0]))
     return lambda recipe: mean_divergence(candidates.network(recipe), inputs, outputs, between)
+
+
+def _between(divergence: str, classes: int | None) -> Divergence:
+    """Return the divergence along the classes, or the one of outputs that are values."""
+    if classes is None:
+        return squared_error
+    function = DIVERGENCES[divergence]
+    return lambda reference, outputs: function(reference.movedim(classes, -1), outputs.movedim(classes, -1))
 
 
 def _gradient(original: Original, settings: SensitivitySettings) -> Callable[[Recipe], float]:
@@ -181,6 +190,7 @@ class _Store:
 def _cache_path(original: Original, settings: SensitivitySettings, method: str) -> Path:
     """Return a file named by all that a loss depends on beside the choice itself."""
     digest = hashlib.sha256(original.calibration_digest.encode())
+    digest.update(str(class_dimension(original.task, original.outputs[0])).encode())
     for path in (*sorted(Path(compress_module.__file__).parent.glob("*.py")), *_LOSS_FILES):
         digest.update(path.read_bytes())
     name = f"{original.network}-{digest.hexdigest()[:16]}-{method}-{settings.divergence}-{settings.samples}.json"

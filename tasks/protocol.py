@@ -64,9 +64,10 @@ class MetricTask(Task, Protocol):
 
 @runtime_checkable
 class DistillingTask(Task, Protocol):
-    """A task that says what its model's outputs are, for networks that learn them.
+    """A task that says what its model's outputs are, for how far others are from them.
 
-    Other tasks' outputs are taken for classes' logits where they are of shape (samples, 2 or more), else for values.
+    Other tasks' outputs are taken for logits along the last of two or three dimensions where it is longer than 1, else
+    for values.
     """
 
     @property

@@ -20,9 +20,12 @@ def saying(dimension):
 
 
 @pytest.mark.parametrize(
-    ("shape", "dimension"), [((8, 10), 1), ((8, 2), 1), ((8, 1), None), ((8,), None), ((8, 5, 4, 4), None)]
+    ("shape", "dimension"),
+    [((8, 10), 1), ((8, 2), 1), ((8, 7, 10), 2), ((8, 1), None), ((8, 7, 1), None), ((8,), None), ((8, 5, 4, 4), None)],
 )
-def test_outputs_are_logits_where_each_sample_has_several_and_else_values(shape, dimension):
+def test_outputs_are_logits_along_the_last_of_two_or_three_dimensions_unless_there_is_one_and_else_values(
+    shape, dimension
+):
     assert class_dimension(SILENT, torch.zeros(shape)) == dimension
 
 

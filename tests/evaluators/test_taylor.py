@@ -102,6 +102,16 @@ def test_a_small_change_costs_half_its_square_under_the_fisher_information(name)
     assert float(expected.mean()) == pytest.approx(kl_divergence(logits, changed).mean().item(), rel=0.15)
 
 
+def test_a_small_change_of_values_costs_their_squared_error_relative_to_their_variance():
+    original = original_of(nn.Sequential(Classifier(), nn.Linear(4, 1)), noise(SAMPLES, 6))
+    recipe = recipe_of(original, {"0.last": ROUNDED})
+    changed = compress(original, recipe)(*original.calibration[0]).detach()
+    (values,) = original.outputs
+    by_hand = ((changed - values) ** 2).mean() / ((values - values.mean()) ** 2).mean()
+    # With one value a sample its sign does not matter.
+    assert taylor_losses(original, [recipe], SAMPLES) == pytest.approx([by_hand.item()], rel=1e-3)
+
+
 def test_effects_of_several_layers_add_up_before_they_are_squared():
     original = original_of(Classifier(nn.Identity()), noise(SAMPLES, 6))
     recipe = recipe_of(original, {"first": ROUNDED, "last": ROUNDED})

@@ -262,6 +262,22 @@ def test_a_direct_loss_is_the_divergence_of_the_compressed_network(original, spa
     assert [loss(it) for it in recipes] == pytest.approx(wanted, rel=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("classes", "function"),
+    [(None, squared_error), (0, lambda reference, outputs: kl_divergence(reference.T, outputs.T))],
+)
+def test_outputs_are_compared_as_what_the_task_says_that_they_are(original, space, classes, function):
+    class Saying(Task):
+        class_dimension = classes
+
+    saying = replace(original, task=Saying())
+    inputs, outputs = first_samples(original, 8)
+    found = measure_sensitivities(saying, space, SensitivitySettings(samples=8, pairs=0), "direct")
+    choice, loss = next(iter(found.losses.items()))
+    network = compress(original, space.decode(dict([choice])), calibration=inputs)
+    assert loss == pytest.approx(mean_divergence(network, inputs, outputs, function), rel=1e-4)
+
+
 def test_removed_channels_cost_what_reconstruction_leaves_of_it_as_in_every_trial(original, space):
     repaired = replace(space, options=replace(space.options, reconstruct=True))
     found = measure(original, repaired, "direct", pairs=0, samples=20).losses
