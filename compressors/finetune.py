@@ -111,12 +111,8 @@ def finetune(
     in_half = half and _is_faster_in_half(task.model)
     distance = Distance(task, settings.temperature, in_half, layer, settings.feature_weight)
     with torch.random.fork_rng(devices=[]):
-        batches, first = _look_ahead(task, settings)
-
-        def to_go() -> float:
-            return mean_distance(student, _lessons(task, first, layer), distance)
-
-        before, untrained = to_go(), copy.deepcopy(student.state_dict())
+        batches, first = _look_ahead(task, settings, layer)
+        before, untrained = mean_distance(student, first, distance), copy.deepcopy(student.state_dict())
         share = muon_step(settings.learning_rate, before) if settings.optimizer == MUON else None
         learner = _Learner(student, settings.epochs * batches, settings.learning_rate, share)
         reached = _resume(learner, settings, checkpoint)
@@ -134,15 +130,15 @@ def finetune(
         if reached.best_student is not None:
             student.load_state_dict(reached.best_student)
         # Where a distance is no number, neither is the student.
-        if not to_go() <= before:
+        if not mean_distance(student, first, distance) <= before:
             student.load_state_dict(untrained)
         return learner.finish()
 
 
-def _look_ahead(task: TrainingTask, settings: Finetune) -> tuple[int, list[Inputs]]:
-    """Return how many batches an epoch has, and the first of them."""
+def _look_ahead(task: TrainingTask, settings: Finetune, layer: str | None) -> tuple[int, list[Lesson]]:
+    """Return how many batches an epoch has, and the lessons of the first of them."""
     batches = _drawn(task, 0, settings.batches_per_epoch)
-    first = list(itertools.islice(batches, _LOOKED_AT))
+    first = list(_lessons(task, itertools.islice(batches, _LOOKED_AT), layer))
     return len(first) + sum(1 for _ in batches), first
 
 

@@ -19,11 +19,10 @@ from gulliver.search.exported_record import made_of, read_exported, write_export
 from gulliver.search.finalists import Exported, Measured
 from gulliver.spaces.recipe import Recipe
 from gulliver.spaces.space import Space, untouched
-from gulliver.tasks.protocol import Split
+from gulliver.tasks.protocol import SPLITS, Split
 from torch import Tensor, nn
 
 _MODEL_FILE = "model.xml"
-_SPLITS: tuple[Split, Split] = ("search", "test")
 
 
 class Bench(Protocol):
@@ -65,7 +64,7 @@ class Examiner:
     def scores(self, module: nn.Module) -> dict[str, Any]:
         """Return what `Exported` says of accuracies and of what is lost."""
         task, before = self.original.task, self._original_scores
-        after = {split: sample_scores(task, module, split) for split in _SPLITS}
+        after = {split: sample_scores(task, module, split) for split in SPLITS}
         means = {
             f"accuracy_{split}": score(task, module, split) if it is None else float(it.mean())
             for split, it in after.items()
@@ -85,7 +84,7 @@ class Examiner:
 
     @cached_property
     def _original_scores(self) -> dict[Split, Tensor | None]:
-        return {split: sample_scores(self.original.task, self.original.task.model, split) for split in _SPLITS}
+        return {split: sample_scores(self.original.task, self.original.task.model, split) for split in SPLITS}
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,7 @@
 from typing import Any
 
 from gulliver.compressors.compress import Original
-from gulliver.tasks.protocol import MetricTask, ScoredTask, Split
-
-_SPLITS: tuple[Split, ...] = ("search", "test")
+from gulliver.tasks.protocol import SPLITS, MetricTask, ScoredTask
 
 
 def task_record(original: Original) -> dict[str, Any]:
@@ -14,4 +12,4 @@ def task_record(original: Original) -> dict[str, Any]:
     told = {"task": task.name, "network": original.network, "calibration": original.calibration_digest}
     if isinstance(task, MetricTask) or not isinstance(task, ScoredTask):
         return told
-    return told | {f"{split}_samples": task.size(split) for split in _SPLITS}
+    return told | {f"{split}_samples": task.size(split) for split in SPLITS}

@@ -1,11 +1,12 @@
 """What a task is: a trained model, its calibration inputs and its scored evaluation data."""
 
 from collections.abc import Iterable
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 from torch import Tensor, nn
 
 Split = Literal["search", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
 Inputs = tuple[Tensor, ...]
 
 

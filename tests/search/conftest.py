@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
+from gulliver.compressors.compress import read_original
 from gulliver.evaluators.factors import Factor
 from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
 from gulliver.search.guide import Guide
@@ -14,6 +15,7 @@ from gulliver.search.problem import Problem
 from gulliver.spaces.recipe import Recipe
 from gulliver.spaces.space import Space
 from gulliver.spaces.trace import trace
+from gulliver.tasks.moe_block import MoeBlock
 from gulliver.tasks.residual_network import ResidualNetwork
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
@@ -35,6 +37,13 @@ def _no_waiting_for_the_disk():
 def space():
     network = ResidualNetwork(widths=(16, 32), blocks_per_stage=1, stem_stride=1, in_channels=1, classes=10).eval()
     return Space(trace(network, (torch.zeros(1, 1, 8, 8),)), CpuOpenvino().capabilities)
+
+
+@pytest.fixture(scope="session")
+def block_original():
+    """A block of experts, so small that exporting it takes no time."""
+    torch.set_num_threads(1)
+    return read_original(MoeBlock(width=16, hidden=16, samples=3))
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 from dataclasses import replace
 
 import pytest
-import torch
 from gulliver.compressors.compress import read_original
 from gulliver.evaluators.latency.chip_target import ChipTarget
 from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
@@ -15,37 +14,31 @@ from gulliver.tasks.moe_block import MoeBlock
 EXPORTED = Exported("model.xml", 0.9, 0.8, 1000, "bfloat16", 0.01)
 
 
-@pytest.fixture(scope="module")
-def original():
-    torch.set_num_threads(1)
-    return read_original(MoeBlock(width=16, hidden=16, samples=3))
-
-
 @pytest.fixture
-def recipe(original):
-    return untouched(original.graph)
+def recipe(block_original):
+    return untouched(block_original.graph)
 
 
-def test_what_was_made_of_the_same_is_read_again(original, recipe, tmp_path):
-    assert write_exported(tmp_path, made_of(original, recipe, batch=2), EXPORTED) == EXPORTED
-    assert read_exported(tmp_path, made_of(original, recipe, batch=2)) == EXPORTED
+def test_what_was_made_of_the_same_is_read_again(block_original, recipe, tmp_path):
+    assert write_exported(tmp_path, made_of(block_original, recipe, batch=2), EXPORTED) == EXPORTED
+    assert read_exported(tmp_path, made_of(block_original, recipe, batch=2)) == EXPORTED
 
 
 def other_task():
     return read_original(MoeBlock(width=16, hidden=16, samples=4))
 
 
-def test_what_was_made_of_something_else_is_not(original, recipe, tmp_path):
-    write_exported(tmp_path, made_of(original, recipe, batch=2), EXPORTED)
+def test_what_was_made_of_something_else_is_not(block_original, recipe, tmp_path):
+    write_exported(tmp_path, made_of(block_original, recipe, batch=2), EXPORTED)
     tuned = replace(recipe, finetune=Finetune(epochs=1))
     assert tuned.key == recipe.key
-    assert read_exported(tmp_path, made_of(original, tuned, batch=2)) is None
-    assert read_exported(tmp_path, made_of(original, recipe, batch=4)) is None
+    assert read_exported(tmp_path, made_of(block_original, tuned, batch=2)) is None
+    assert read_exported(tmp_path, made_of(block_original, recipe, batch=4)) is None
     assert read_exported(tmp_path, made_of(other_task(), recipe, batch=2)) is None
-    assert read_exported(tmp_path / "elsewhere", made_of(original, recipe, batch=2)) is None
+    assert read_exported(tmp_path / "elsewhere", made_of(block_original, recipe, batch=2)) is None
 
 
-def test_a_chip_does_not_take_what_was_exported_for_this_cpu_for_its_own(original, tmp_path):
+def test_a_chip_does_not_take_what_was_exported_for_this_cpu_for_its_own(block_original, tmp_path):
     here, chip = CpuOpenvino(batch=2), ChipTarget("nvidia_a100", batch=2)
-    assert make_bench(original, here, tmp_path).baselines()["baseline"].modelled_latency_ms is None
-    assert make_bench(original, chip, tmp_path).baselines()["baseline"].modelled_latency_ms > 0
+    assert make_bench(block_original, here, tmp_path).baselines()["baseline"].modelled_latency_ms is None
+    assert make_bench(block_original, chip, tmp_path).baselines()["baseline"].modelled_latency_ms > 0
