@@ -96,14 +96,14 @@ def run_calibrate_job(job: CalibrateJob) -> None:
 
 def _calibrate_network(job: CalibrateJob) -> None:
     from gulliver.compressors.compress import read_original
-    from gulliver.evaluators.latency.calibration import calibrate_space, forget
+    from gulliver.evaluators.latency.calibration import forget
     from gulliver.spaces.space import Space
 
     original = read_original(job.task)
     space = Space(original.graph, job.target.capabilities, job.space)
     if job.again:
         forget(job.target, original, space)
-    model = calibrate_space(job.target, original, space)
+    model = job.target.latency_model(original, space)
     say(f"{len(model.table)} kernel times in {model.table.path}")
     for name, value in vars(model.coefficients).items():
         say(f"  {name:20} {value:.4g}")

@@ -197,11 +197,6 @@ def _coefficients_path(target: CpuOpenvino, original: Original) -> Path:
     return cache_dir() / _FOLDER / f"{target.name}-{this_machine().key}-{original.network}-{conditions}.json"
 
 
-def calibrate_space(target: CpuOpenvino, original: Original, space: Space) -> CpuLatencyModel:
-    """Return the latency model of all recipes of a space, their kernels measured where the table lacks them."""
-    return calibrate_calls(target, original, space, space_calls(space, target))
-
-
 def calibrate_calls(
     target: CpuOpenvino, original: Original, space: Space, calls: Sequence[KernelCall]
 ) -> CpuLatencyModel:
