@@ -219,10 +219,12 @@ def _next(
     left = sorted(filter(is_open, front.members), key=distance)
     if left and distance(left[0]) <= _NEAR:
         return left[0]
+    # A finalist that failed says more than its trial did: a slower recipe need not have beaten that.
+    enough = _NEAREST * failed.trial_drop if failed else -inf
     # A recipe that is asked for may disappoint; then one to either side of it may not.
     ends_ms = [it.latency_ms for it in (passed, failed) if it] if passed else []
     for asked_ms in (aim, *((aim * end_ms) ** 0.5 for end_ms in ends_ms)):
         new = at_latency(asked_ms)
-        if is_open(new) and front.improved_by(new):
+        if is_open(new) and (front.improved_by(new) or front.drop(new) <= enough):
             return new
     return next(iter(left), None)

@@ -118,6 +118,19 @@ def test_where_what_is_asked_for_disappoints_one_to_either_side_is_asked_for():
     assert asked[-3:] == pytest.approx([4.0, 32**0.5, 8**0.5])
 
 
+@pytest.mark.parametrize(("lost_by_a_slower_one", "made"), [(0.05, [2, 4]), (0.07, [2, 8])])
+def test_beyond_one_that_failed_a_slower_one_need_not_have_lost_less_as_a_trial(lost_by_a_slower_one, made):
+    # 2 ms lost 4 points as a trial and fail; half as much again, 6 points, is luck with the samples.
+    order = tried(
+        falling((2, 8)),
+        lambda it: {2: inf}.get(it.scores.latency_ms, 0.0),
+        FinalistSettings(2, finetune=None),
+        lambda latency_ms: candidate(latency_ms, lost_by_a_slower_one),
+        max_drop=0.04,
+    )
+    assert order == pytest.approx(made)
+
+
 def test_what_is_asked_for_is_no_finalist_where_the_front_is_as_good():
     poor = candidate(3.0, 0.16)
     assert tried(falling((2, 5)), lambda it: 0.0, FinalistSettings(1), lambda latency_ms: poor) == [2]
