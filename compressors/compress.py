@@ -52,7 +52,7 @@ class Original:
         """Return each group's channels, least important first, by the criterion that the recipe names for it."""
         criteria = {group.name: group_sparsify(group, recipe).criterion for group in self.graph.channel_groups}
         for criterion in set(criteria.values()) - self._rankings.keys():
-            self._rankings[criterion] = CRITERIA[criterion](self.task.model, self.graph, self.calibration)
+            self._rankings[criterion] = CRITERIA[criterion](self.task, self.graph, self.calibration)
         return {name: order for name in criteria if (order := self._rankings[criteria[name]].get(name)) is not None}
 
     @cached_property

@@ -4,57 +4,59 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
+from gulliver.compressors.distillation import class_dimension
+from gulliver.compressors.drawn_loss import drawn_loss
 from gulliver.compressors.sparsify import Ranking, rank_channels
 from gulliver.spaces.layer_graph import ChannelGroup, Coupling, LayerGraph
 from gulliver.spaces.recipe import Recipe, Sparsify
 from gulliver.tasks.errors import InputError
-from gulliver.tasks.protocol import Inputs
+from gulliver.tasks.protocol import Inputs, Task
 from torch import Tensor, nn
 
-Criterion = Callable[[nn.Module, LayerGraph, Sequence[Inputs]], Ranking]
+Criterion = Callable[[Task, LayerGraph, Sequence[Inputs]], Ranking]
 
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 _MICRO_BATCH = 16
 _SEED = 0
 
 
-def by_magnitude(model: nn.Module, graph: LayerGraph, calibration: Sequence[Inputs]) -> Ranking:
+def by_magnitude(task: Task, graph: LayerGraph, calibration: Sequence[Inputs]) -> Ranking:
     """Rank by the L2 norm of all weights tied to a channel."""
-    return rank_channels(model, tuple(tensor[:1] for tensor in calibration[0]))
+    return rank_channels(task.model, tuple(tensor[:1] for tensor in calibration[0]))
 
 
-def by_batch_norm_scale(model: nn.Module, graph: LayerGraph, calibration: Sequence[Inputs]) -> Ranking:
+def by_batch_norm_scale(task: Task, graph: LayerGraph, calibration: Sequence[Inputs]) -> Ranking:
     """Rank by the absolute scales of the batch norms that a channel goes through, or by magnitude where it has none.
 
     Source: Liu et al., "Learning Efficient Convolutional Networks through Network Slimming", ICCV 2017.
     """
-    ranking = dict(by_magnitude(model, graph, calibration))
+    ranking = dict(by_magnitude(task, graph, calibration))
     for group in graph.channel_groups:
         scales = [
-            _of_channels(model.get_parameter(f"{coupling.module}.weight").detach().abs(), coupling)
+            _of_channels(task.model.get_parameter(f"{coupling.module}.weight").detach().abs(), coupling)
             for coupling in group.couplings
-            if _scales_channels(model.get_submodule(coupling.module))
+            if _scales_channels(task.model.get_submodule(coupling.module))
         ]
         if scales:
             ranking[group.name] = _ascending(sum(scales, torch.zeros(group.channels)))
     return ranking
 
 
-def by_taylor(model: nn.Module, graph: LayerGraph, calibration: Sequence[Inputs]) -> Ranking:
+def by_taylor(task: Task, graph: LayerGraph, calibration: Sequence[Inputs]) -> Ranking:
     """Rank by the squared first-order change of the loss when a channel is no longer read.
 
     Source: Molchanov et al., "Importance Estimation for Neural Network Pruning", CVPR 2019, equation 8, the weights
-    that read one channel taken as one gate. The loss is that of `_losses`.
+    that read one channel taken as one gate. The loss is that of `drawn_loss`.
     """
-    return _by_sensitivity(model, graph, calibration, lambda change: change.sum(1).square())
+    return _by_sensitivity(task, graph, calibration, lambda change: change.sum(1).square())
 
 
-def by_fisher(model: nn.Module, graph: LayerGraph, calibration: Sequence[Inputs]) -> Ranking:
+def by_fisher(task: Task, graph: LayerGraph, calibration: Sequence[Inputs]) -> Ranking:
     """Rank by the second-order change of the loss when a channel is no longer read, the Hessian being diagonal.
 
     Source: LeCun et al., "Optimal Brain Damage", NIPS 1989, equation 5, with the Fisher information as the Hessian.
     """
-    return _by_sensitivity(model, graph, calibration, lambda change: change.square().sum(1))
+    return _by_sensitivity(task, graph, calibration, lambda change: change.square().sum(1))
 
 
 CRITERIA: Mapping[str, Criterion] = {
@@ -77,16 +79,13 @@ def group_sparsify(group: ChannelGroup, recipe: Recipe) -> Sparsify:
     return next(iter(choices.values()), Sparsify(0.0))
 
 
-def why_no_scores(criterion: str, group: ChannelGroup, model: nn.Module, graph: LayerGraph) -> str | None:
+def why_no_scores(criterion: str, group: ChannelGroup, model: nn.Module) -> str | None:
     """Return why the criterion cannot tell the group's channels apart, None where it can."""
     if criterion == "batch_norm_scale":
         scaled = any(_scales_channels(model.get_submodule(coupling.module)) for coupling in group.couplings)
         return None if scaled else "no batch norm scales them"
-    if criterion in ("taylor", "fisher"):
-        if not any(coupling.side == "in" for coupling in group.couplings):
-            return "no layer reads them"
-        returned = [it.shape for it in graph.operations if not graph.users[it.name] and it.shape]
-        return "the network returns one number, no classes" if any(it[-1] == 1 for it in returned) else None
+    if criterion in ("taylor", "fisher") and not any(coupling.side == "in" for coupling in group.couplings):
+        return "no layer reads them"
     return None
 
 
@@ -95,16 +94,16 @@ def _scales_channels(module: nn.Module) -> bool:
 
 
 def _by_sensitivity(
-    model: nn.Module, graph: LayerGraph, calibration: Sequence[Inputs], score: Callable[[Tensor], Tensor]
+    task: Task, graph: LayerGraph, calibration: Sequence[Inputs], score: Callable[[Tensor], Tensor]
 ) -> Ranking:
     """Rank by a score of the changes (channels, weights) of the loss, weight by weight, summed over micro-batches."""
-    model = copy.deepcopy(model).requires_grad_(True).eval()
+    model = copy.deepcopy(task.model).requires_grad_(True).eval()
     prunable = [group for group in graph.channel_groups if not group.not_prunable]
     groups = {group.name: [it for it in group.couplings if it.side == "in"] for group in prunable}
     readers = {coupling.module for couplings in groups.values() for coupling in couplings}
     weights = {name: model.get_parameter(f"{name}.weight") for name in readers}
     scores = {group.name: torch.zeros(group.channels) for group in graph.channel_groups}
-    for loss in _losses(model, calibration):
+    for loss in _losses(task, model, calibration):
         gradients = dict(zip(weights, torch.autograd.grad(loss, tuple(weights.values())), strict=True))
         changes = {name: (gradients[name] * weights[name].detach()).transpose(0, 1).flatten(1) for name in weights}
         for name, couplings in groups.items():
@@ -114,20 +113,14 @@ def _by_sensitivity(
     return {name: _ascending(values) for name, values in scores.items()}
 
 
-def _losses(model: nn.Module, calibration: Sequence[Inputs]) -> Iterator[Tensor]:
-    """Yield, by micro-batch, how unlikely a class is that is drawn from the network's own outputs.
-
-    The network is its own reference, where the distance to it has no gradient; the square of this loss's
-    gradient is on average that distance's curvature (the Fisher information).
-    """
+def _losses(task: Task, model: nn.Module, calibration: Sequence[Inputs]) -> Iterator[Tensor]:
+    """Yield, by micro-batch, the loss for what is drawn from the network's own outputs."""
     generator = torch.Generator().manual_seed(_SEED)
     with torch.enable_grad():
         for inputs in calibration:
             for start in range(0, len(inputs[0]), _MICRO_BATCH):
-                outputs = model(*(tensor[start : start + _MICRO_BATCH] for tensor in inputs)).flatten(0, -2)
-                logarithms = outputs.log_softmax(-1)
-                drawn = torch.multinomial(logarithms.detach().exp(), 1, generator=generator)
-                yield -logarithms.gather(1, drawn).sum()
+                outputs = model(*(tensor[start : start + _MICRO_BATCH] for tensor in inputs))
+                yield drawn_loss(outputs, class_dimension(task, outputs), generator)
 
 
 def _of_channels(values: Tensor, coupling: Coupling) -> Tensor:

@@ -71,7 +71,7 @@ def _why_channels_stay(group: ChannelGroup | None) -> str | None:
 def _without_criterion(recipe: Recipe, model: nn.Module, graph: LayerGraph) -> Iterator[_Change]:
     for group, names in _thinned_groups(recipe, graph):
         criterion = group_sparsify(group, recipe).criterion
-        reason = why_no_scores(criterion, group, model, graph)
+        reason = why_no_scores(criterion, group, model)
         for name in names if reason is not None else ():
             choice = recipe.layers[name]
             assert choice.sparsify is not None

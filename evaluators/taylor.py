@@ -16,14 +16,15 @@ from gulliver.compressors.calibrators import Histogram, Range, calibrated_range
 from gulliver.compressors.compress import Original, first_samples
 from gulliver.compressors.decompose import split_layer
 from gulliver.compressors.distillation import class_dimension
+from gulliver.compressors.drawn_loss import drawn_loss
 from gulliver.compressors.quantize import QuantizedActivation, QuantizedLayer
 from gulliver.spaces.layer_graph import ChannelGroup
 from gulliver.spaces.plain import why_not_plain
 from gulliver.spaces.recipe import LayerRecipe, Quantize, Recipe
 from gulliver.spaces.shapes import group_ratio, removed_channels
 from gulliver.tasks.errors import InputError
+from gulliver.tasks.protocol import Task
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
 _SEED = 0
@@ -102,9 +103,7 @@ def _observe(original: Original, inputs: tuple[Tensor, ...]) -> dict[str, _Seen]
     handles = [keep(name) for name in original.graph.layers]
     try:
         with torch.enable_grad():
-            given = model(*(it.clone() for it in inputs))
-            classes = class_dimension(original.task, given)
-            loss = _drawn_error(given) if classes is None else _drawn_loss(given.movedim(classes, -1))
+            loss = _loss(original.task, model(*(it.clone() for it in inputs)))
             gradients = torch.autograd.grad(loss, list(outputs.values()), allow_unused=True)
     finally:
         for handle in handles:
@@ -115,26 +114,14 @@ def _observe(original: Original, inputs: tuple[Tensor, ...]) -> dict[str, _Seen]
     }
 
 
-def _drawn_loss(logits: Tensor) -> Tensor:
-    """Return the sum of negative log-likelihoods of labels drawn from the network's own distribution.
-
-    Where a sample has several labels, it is scaled so that the mean of their divergences is estimated, not the sum.
-    """
-    flat = logits.reshape(-1, logits.shape[-1])
-    generator = torch.Generator().manual_seed(_SEED)
-    labels = torch.multinomial(flat.detach().float().softmax(-1), 1, generator=generator).flatten()
-    return F.cross_entropy(flat, labels, reduction="sum") * math.sqrt(len(logits) / len(flat))
-
-
-def _drawn_error(values: Tensor) -> Tensor:
-    """Return a sum of values with signs drawn, scaled so that their mean squared error is estimated, by their variance.
-
-    A difference d of a sample's n values then has an effect whose square is 2 |d|^2 / (n variance) on average.
-    """
-    generator = torch.Generator().manual_seed(_SEED)
-    signs = 2 * torch.randint(2, values.shape, generator=generator) - 1
-    variance = float(values.detach().float().var(correction=0).clamp_min(1e-12))
-    return (signs * values).sum() * math.sqrt(2 * len(values) / (values.numel() * variance))
+def _loss(task: Task, outputs: Tensor) -> Tensor:
+    """Return a loss whose squared changes are on average twice the divergence, or relative squared error."""
+    classes = class_dimension(task, outputs)
+    loss = drawn_loss(outputs, classes, torch.Generator().manual_seed(_SEED))
+    if classes is not None:
+        return loss
+    variance = float(outputs.detach().float().var(correction=0).clamp_min(1e-12))
+    return loss / math.sqrt(variance)
 
 
 def _effect(name: str, layer: nn.Module, choice: LayerRecipe, batch: _Batch, removed: Sequence[int]) -> Tensor:

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from gulliver.compressors.compress import compress
@@ -12,8 +14,10 @@ from torch import nn
 IMAGES = (torch.randn(8, 3, 6, 6, generator=torch.Generator().manual_seed(0)),)
 
 
-def ranking_of(criterion, network, inputs):
-    return CRITERIA[criterion](network, trace(network, tuple(it[:1] for it in inputs)), [inputs])
+def ranking_of(criterion, network, inputs, **said):
+    example_inputs = tuple(it[:1] for it in inputs)
+    task = SimpleNamespace(name="ranked", model=network, example_inputs=example_inputs, calibration=list, **said)
+    return CRITERIA[criterion](task, trace(network, example_inputs), [inputs])
 
 
 def test_every_criterion_that_a_recipe_may_name_is_known():
@@ -24,7 +28,7 @@ def test_every_criterion_that_a_recipe_may_name_is_known():
 @pytest.mark.parametrize("network", ["convolutions", "residual", "concatenation"])
 def test_every_criterion_ranks_every_channel_of_every_group_once(network, criterion, originals):
     original = originals[network]
-    ranking = CRITERIA[criterion](original.task.model, original.graph, original.calibration)
+    ranking = CRITERIA[criterion](original.task, original.graph, original.calibration)
     for group in original.graph.channel_groups:
         assert sorted(ranking[group.name]) == list(range(group.channels))
 
@@ -91,10 +95,27 @@ def test_taylor_ranks_as_the_distance_to_the_original_that_each_removal_makes():
     assert ranking_of("taylor", network, (inputs,))["0"] == by_hand == (4, 1, 3, 2, 0)
 
 
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_taylor_ranks_values_as_the_squared_error_that_each_removal_makes(outputs):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, outputs)).eval()
+    weight = torch.tensor([[3.0], [-1], [2]]) * 2.0 ** torch.tensor([0.0, -1, 1, 0, -2])
+    # All outputs gain alike from the first channel, which to classes would be nothing.
+    weight[:, 0] = 8
+    with torch.no_grad():
+        network[2].weight.copy_(weight[:outputs])
+        network[0].bias.fill_(3)
+    inputs = torch.randn(512, 6)
+    read = network[:2](inputs).detach()
+    squared_errors = (read.square().mean(0) * weight[:outputs].square().mean(0)).argsort()
+    assert ranking_of("taylor", network, (inputs,), class_dimension=None)["0"] == tuple(squared_errors.tolist())
+    assert tuple(squared_errors.tolist()) == (4, 1, 3, 2, 0)
+
+
 @pytest.mark.parametrize("criterion", ["taylor", "fisher"])
 def test_the_network_is_left_without_gradients_and_equal_questions_get_equal_answers(criterion, originals):
     original = originals["residual"]
-    ranks = [CRITERIA[criterion](original.task.model, original.graph, original.calibration) for _ in range(2)]
+    ranks = [CRITERIA[criterion](original.task, original.graph, original.calibration) for _ in range(2)]
     assert ranks[0] == ranks[1]
     assert all(parameter.grad is None for parameter in original.task.model.parameters())
 
@@ -104,7 +125,7 @@ def test_a_recipe_removes_the_channels_that_its_criterion_ranks_lowest(originals
     choice = Sparsify(0.5, criterion="fisher")
     names = original.graph.layers
     recipe = Recipe({name: LayerRecipe(choice if name == "block1.conv1" else None) for name in names})
-    ranking = CRITERIA["fisher"](original.task.model, original.graph, original.calibration)
+    ranking = CRITERIA["fisher"](original.task, original.graph, original.calibration)
     kept = sorted(ranking["block1.conv1"][8:])
     assert original.ranking_for(recipe)["block1.conv1"] == ranking["block1.conv1"]
     assert original.ranking_for(recipe)["stem"] == original.ranking["stem"]
