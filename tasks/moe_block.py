@@ -60,6 +60,7 @@ class MoeBlock:
     """
 
     name = "moe_block"
+    class_dimension = None
 
     def __init__(self, width: int = 1792, hidden: int = 512, samples: int = 16, seed: int = 0) -> None:
         for key, value in {"width": width, "hidden": hidden, "samples": samples}.items():

@@ -2,7 +2,7 @@ import pytest
 import torch
 from gulliver.tasks.errors import InputError
 from gulliver.tasks.moe_block import MoeBlock
-from gulliver.tasks.protocol import MetricTask, ScoredTask, TrainingTask
+from gulliver.tasks.protocol import DistillingTask, MetricTask, ScoredTask, TrainingTask
 from torch import nn
 from torch.nn import functional as F
 
@@ -14,6 +14,8 @@ def task():
 
 def test_it_satisfies_the_protocols(task):
     assert isinstance(task, ScoredTask)
+    assert isinstance(task, DistillingTask)
+    assert task.class_dimension is None
     assert not isinstance(task, MetricTask | TrainingTask)
     assert not task.model.training
 
