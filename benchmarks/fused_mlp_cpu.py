@@ -2,9 +2,9 @@
 
 python -m benchmarks.fused_mlp_cpu measures m = 64 rows in G = 1, 2, 4 and 8 equal groups, K1 = 7168, N1 = 4096,
 N2 = 7168, on one thread. The times are CPU times, medians over rounds in which every implementation and both floors
-take turns, with the weights colder than the caches. The compute floor is the int8 products over the rate of the VNNI
-instruction on registers, the streaming floor the time to read the packed weights once. Writes
-benchmarks/results/fused_mlp_cpu.csv.
+take turns, with the weights colder than the caches. The compute floor is the int8 products over the rate of the
+fastest kernel's instruction on registers, the streaming floor the time to read the packed weights once. Writes
+benchmarks/results/fused_mlp_cpu.csv; rows of other machines stay.
 """
 
 import ctypes
@@ -16,7 +16,15 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from gulliver.fused_mlp.arguments import RowGroup
-from gulliver.fused_mlp.cpu import PackedWeights, compile_library, fused_mlp, pack_weights
+from gulliver.fused_mlp.cpu import (
+    KERNELS,
+    Kernel,
+    PackedWeights,
+    compile_library,
+    fastest_kernel,
+    fused_mlp,
+    pack_weights,
+)
 from gulliver.fused_mlp.reference import quantize_rows, swiglu
 from torch import Tensor
 
@@ -27,11 +35,27 @@ ROWS, K1, N1, N2 = 64, 7168, 4096, 7168
 GROUP_COUNTS = (1, 2, 4, 8)
 ROUNDS = 15
 DOT_PRODUCTS = 1_000_000
-# 16 instructions a round, each 64 products and 64 sums.
-OPERATIONS_A_ROUND = 16 * 64 * 2
+# 16 instructions a round, each 64 products and 64 sums, or 4, each 16 x 16 x 64.
+OPERATIONS_A_ROUND = {"vnni.c": 16 * 64 * 2, "amx.c": 4 * 16 * 16 * 64 * 2}
 
 FLOORS = """
 #include <immintrin.h>
+#ifdef __AMX_INT8__
+int dot_products(long count) {
+    struct { unsigned char palette, zeros[15]; unsigned short row_bytes[16]; unsigned char rows[16]; } config = {1};
+    for (int i = 0; i < 8; i++) config.row_bytes[i] = 64, config.rows[i] = 16;
+    __asm__ volatile("" ::"r"(&config) : "memory");
+    _tile_loadconfig(&config);
+    for (long n = 0; n < count; n++) {
+        _tile_dpbssd(0, 4, 6);
+        _tile_dpbssd(1, 4, 7);
+        _tile_dpbssd(2, 5, 6);
+        _tile_dpbssd(3, 5, 7);
+    }
+    _tile_release();
+    return 0;
+}
+#else
 int dot_products(long count) {
     __m512i sums[16];
     const __m512i inputs = _mm512_set1_epi32((int)count), weights = _mm512_set1_epi32(3);
@@ -43,6 +67,7 @@ int dot_products(long count) {
     _Pragma("GCC unroll 16") for (int i = 1; i < 16; i++) sums[0] = _mm512_add_epi32(sums[0], sums[i]);
     return _mm512_reduce_add_epi32(sums[0]);
 }
+#endif
 long read_bytes(const char *bytes, long count) {
     __m512i sums[4] = {0};
     for (long n = 0; n + 256 <= count; n += 256)
@@ -137,7 +162,7 @@ def unfused_onednn(problem: Problem) -> Callable[[], object]:
 
 def floors(packed: PackedWeights) -> dict[str, Callable[[], object]]:
     """What the processor cannot do faster: the arithmetic alone, and reading the packed weights alone."""
-    library = compile_library(FLOORS)
+    library = compile_library(FLOORS, packed.first.kernel.flags)
     library.dot_products.argtypes = [ctypes.c_long]
     library.read_bytes.argtypes = [ctypes.c_void_p, ctypes.c_long]
     both = (packed.first.panels, packed.second.panels)
@@ -158,10 +183,20 @@ def median_ms(runs: dict[str, Callable[[], object]]) -> dict[str, float]:
     return {name: statistics.median(measured[1:]) for name, measured in times.items()}
 
 
-def make_implementations(problem: Problem, packed: PackedWeights) -> dict[str, Callable[[], object]]:
+def pack(problem: Problem, kernel: Kernel) -> PackedWeights:
+    """The problem's weights as a kernel reads them."""
+    return pack_weights(problem.weight1, problem.scale1, problem.weight2, problem.per_channel_scale2, kernel)
+
+
+def run_fused(problem: Problem, packed: PackedWeights) -> Callable[[], object]:
+    """The fused MLP on packed weights."""
+    return lambda: fused_mlp(problem.x1, packed, problem.per_token_scale1, problem.group_list)
+
+
+def make_implementations(problem: Problem, packings: list[PackedWeights]) -> dict[str, Callable[[], object]]:
     """What is compared, by the name it has in the table."""
     return {
-        "fused, AVX512-VNNI": lambda: fused_mlp(problem.x1, packed, problem.per_token_scale1, problem.group_list),
+        **{f"fused, {packed.first.kernel.instructions}": run_fused(problem, packed) for packed in packings},
         "unfused, oneDNN prepacked int8": unfused_onednn(problem),
         "unfused, torch._int_mm": unfused_int_mm(problem),
         "unfused, bfloat16": unfused_float(problem, torch.bfloat16),
@@ -172,11 +207,13 @@ def make_implementations(problem: Problem, packed: PackedWeights) -> dict[str, C
 def measure(groups: int) -> list[Result]:
     """Measure every implementation and both floors for one number of groups."""
     problem = make_problem(groups)
-    packed = pack_weights(problem.weight1, problem.scale1, problem.weight2, problem.per_channel_scale2)
-    implementations = make_implementations(problem, packed)
+    fastest = fastest_kernel()
+    packings = [pack(problem, kernel) for kernel in KERNELS[KERNELS.index(fastest) :]]
+    packed = packings[0]
+    implementations = make_implementations(problem, packings)
     times_ms = median_ms({**implementations, **floors(packed)})
     operations = 2 * ROWS * (K1 * N1 + N1 // 2 * N2)
-    operations_a_ms = OPERATIONS_A_ROUND * DOT_PRODUCTS / times_ms["dot products"]
+    operations_a_ms = OPERATIONS_A_ROUND[fastest.source] * DOT_PRODUCTS / times_ms["dot products"]
     compute_ms, streaming_ms = operations / operations_a_ms, times_ms["read weights"]
     weight_bytes = packed.first.panels.numel() + packed.second.panels.numel()
     return [
@@ -199,7 +236,8 @@ def main() -> None:
     """Measure on one thread and write the table."""
     torch.set_num_threads(1)
     results = [result for groups in GROUP_COUNTS for result in measure(groups)]
-    write_table("fused_mlp_cpu", results, {"torch": torch.__version__, "compiler": first_line("cc", "--version")})
+    versions = {"torch": torch.__version__, "compiler": first_line("cc", "--version")}
+    write_table("fused_mlp_cpu", results, versions, key=("machine",))
 
 
 if __name__ == "__main__":

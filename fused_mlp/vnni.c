@@ -1,17 +1,12 @@
-/* Integer matmul with dequantization, and quantization of rows, for x86 processors with AVX512-VNNI, on one thread;
-   cpu.py compiles and calls them.
+/* Integer matmul with dequantization for x86 processors with AVX512-VNNI, on one thread; cpu.py compiles and calls it,
+   behind rows.c.
 
    The instruction multiplies four unsigned bytes by four signed bytes and adds them to an int32 lane. The weights are
    the unsigned side, shifted by 128 when they are packed: 128 times the sum of a row is then subtracted once a row,
    and wrap-around keeps the difference exact. A panel is 48 columns: 8 rows x 3 vectors of sums, 3 of weights and one
    broadcast fill 28 of the 32 registers, and a panel of 7168 x 48 bytes stays in the second-level cache for all rows.
 */
-#include <float.h>
-#include <immintrin.h>
-#include <stdint.h>
-#include <string.h>
-
-enum { LANES = 16, VECTORS = 3, PANEL_COLUMNS = LANES * VECTORS, BLOCK_ROWS = 8, VECTOR_BYTES = 64 };
+enum { VECTORS = 3, PANEL_COLUMNS = LANES * VECTORS, BLOCK_ROWS = 8, VECTOR_BYTES = 64 };
 
 /* Sums live in registers only if the compiler unrolls every loop over rows and vectors. */
 #define FOR_EACH_ROW _Pragma("GCC unroll 8") for (int row = 0; row < row_count; row++)
@@ -33,23 +28,12 @@ typedef struct {
 
 int supported(void) { return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vnni"); }
 
-static inline __mmask16 present_lanes(long count) {
-    return count >= LANES ? 0xffff : count > 0 ? (1 << count) - 1 : 0;
-}
+long scratch_bytes(long row_count, long inner_size) { return row_count * sizeof(int32_t); }
 
 static inline int32_t four_bytes(const int8_t *at) {
     int32_t bytes;
     memcpy(&bytes, at, sizeof bytes);
     return bytes;
-}
-
-/* Not inlined: with it, GCC 12 keeps a second copy of the sums on the stack and the matmul takes twice as long. */
-static __attribute__((noinline)) void store(const Block *block, int row, int vector, __m512i sums) {
-    const __mmask16 present = present_lanes(block->column_count - vector * LANES);
-    const __m512 channel_scale = _mm512_maskz_loadu_ps(present, block->channel_scale + vector * LANES);
-    const __m512 scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(sums), channel_scale);
-    const __m512 result = _mm512_mul_ps(scaled, _mm512_set1_ps(block->row_scale[row]));
-    _mm512_mask_storeu_ps(block->out + row * block->out_stride + vector * LANES, present, result);
 }
 
 static inline __attribute__((always_inline)) void multiply_rows(const Block *block, const int row_count) {
@@ -68,7 +52,9 @@ static inline __attribute__((always_inline)) void multiply_rows(const Block *blo
             FOR_EACH_VECTOR sums[row][vector] = _mm512_dpbusd_epi32(sums[row][vector], weights[vector], inputs);
         }
     }
-    FOR_EACH_ROW FOR_EACH_VECTOR store(block, row, vector, sums[row][vector]);
+    FOR_EACH_ROW FOR_EACH_VECTOR store_dequantized(
+        sums[row][vector], block->channel_scale + vector * LANES, block->row_scale[row],
+        block->out + row * block->out_stride + vector * LANES, present_lanes(block->column_count - vector * LANES));
 }
 
 /* A constant row count is what lets the compiler unroll. */
@@ -93,7 +79,8 @@ static void sum_rows(const int8_t *rows, long row_count, long inner_size, int32_
     }
 }
 
-/* out = (rows @ weights) * channel_scale * row_scale, with row_offsets as scratch for one int32 a row. */
+/* out = (rows @ weights) * channel_scale * row_scale, with row_offsets as scratch for one int32 a row; inner_size
+   is a multiple of 4. */
 void matmul_dequantize(const int8_t *rows, const uint8_t *panels, const float *channel_scale, const float *row_scale,
                        int32_t *row_offsets, float *out, long row_count, long inner_size, long column_count) {
     sum_rows(rows, row_count, inner_size, row_offsets);
@@ -121,34 +108,5 @@ void matmul_dequantize(const int8_t *rows, const uint8_t *panels, const float *c
             };
             multiply_block(&block, rows_left < BLOCK_ROWS ? rows_left : BLOCK_ROWS);
         }
-    }
-}
-
-static float largest_magnitude(const float *values, long count) {
-    /* As integers, the bits of non-negative floats keep their order and NaN is the largest: it is never lost. */
-    __m512i largest_bits = _mm512_setzero_si512();
-    for (long at = 0; at < count; at += LANES) {
-        const __m512i bits = _mm512_maskz_loadu_epi32(present_lanes(count - at), values + at);
-        largest_bits = _mm512_max_epi32(largest_bits, _mm512_and_si512(bits, _mm512_set1_epi32(0x7fffffff)));
-    }
-    const int32_t bits = _mm512_reduce_max_epi32(largest_bits);
-    float magnitude;
-    memcpy(&magnitude, &bits, sizeof magnitude);
-    return magnitude;
-}
-
-/* q and s2 of every row of h, bit for bit those of reference.quantize_rows. */
-void quantize_rows(const float *h, int8_t *q, float *s2, float smallest_row_max, long row_count, long column_count) {
-    for (long row = 0; row < row_count; row++, h += column_count, q += column_count) {
-        const float row_max = largest_magnitude(h, column_count);
-        const int quantizable = row_max >= smallest_row_max && row_max <= FLT_MAX;
-        const __m512 multiplier = _mm512_set1_ps(127.0f / row_max);
-        for (long at = 0; at < column_count; at += LANES) {
-            const __mmask16 present = present_lanes(column_count - at);
-            const __m512 steps = _mm512_mul_ps(_mm512_maskz_loadu_ps(present, h + at), multiplier);
-            const __m512i rounded = _mm512_maskz_cvtps_epi32(quantizable ? present : 0, steps);
-            _mm512_mask_cvtsepi32_storeu_epi8(q + at, present, rounded);
-        }
-        s2[row] = row_max < smallest_row_max ? 0.0f : row_max / 127.0f;
     }
 }
