@@ -124,7 +124,7 @@ class _Search:
         parameters = sum(layer.weight_count for layer in graph.layers.values())
         self.say(f"{task.name}: {len(graph.layers)} layers, {parameters:,} weights, network {self.original.network}")
         self.say(f"target {self.target.name} ({self.target.conditions}), {len(self.space.dimensions)} choices to make")
-        for note in self.space.notes:
+        for note in self.space.ladders.notes:
             self.say(f"  {note}")
 
     def _scoring(self) -> Scoring:

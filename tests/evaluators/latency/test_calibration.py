@@ -21,7 +21,8 @@ from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
 from gulliver.evaluators.latency.kernel import ComputeKernel, KernelCall, MemoryKernel
 from gulliver.evaluators.latency.kernel_table import KernelTable
 from gulliver.spaces.recipe import LayerRecipe, Quantize, Recipe
-from gulliver.spaces.space import Space, SpaceOptions, untouched
+from gulliver.spaces.space import Space, untouched
+from gulliver.spaces.space_options import SpaceOptions
 
 TRUE = {
     "int8_scale": 1.1,

@@ -7,7 +7,8 @@ import torch
 from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
 from gulliver.evaluators.latency.kernel import ComputeKernel
 from gulliver.spaces.recipe import DECOMPOSITIONS, Decompose, LayerRecipe, Recipe, Sparsify
-from gulliver.spaces.space import Space, SpaceOptions
+from gulliver.spaces.space import Space
+from gulliver.spaces.space_options import SpaceOptions
 from gulliver.spaces.trace import trace
 from torch import nn
 
