@@ -133,7 +133,7 @@ def prepare(call: Call, truth: Tensor) -> tuple[Measurement, Callable[[], None] 
     except RuntimeError as failure:
         if call.implementation.startswith(FUSED):
             raise
-        reason = str(failure).splitlines()[0].split(". ")[0]
+        reason = (str(failure) or type(failure).__name__).partition("\n")[0].partition(". ")[0]
         print(f"  {call.implementation} failed: {reason}")
         return Measurement(call.implementation, failure=reason), None
 

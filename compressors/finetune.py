@@ -107,32 +107,72 @@ def finetune(
     """
     if not isinstance(task, TrainingTask):
         raise InputError(f"the task {task.name} must have `training(epoch)` for its networks to be fine-tuned")
-    layer = last_layer(task.model) if settings.feature_weight else None
-    in_half = half and _is_faster_in_half(task.model)
-    distance = Distance(task, settings.temperature, in_half, layer, settings.feature_weight)
+    distance = _distance(task, settings, half)
     with torch.random.fork_rng(devices=[]):
-        batches, first = _look_ahead(task, settings, layer)
+        batches, first = _look_ahead(task, settings, distance.features_layer)
         before, untrained = mean_distance(student, first, distance), copy.deepcopy(student.state_dict())
         share = muon_step(settings.learning_rate, before) if settings.optimizer == MUON else None
         learner = _Learner(student, settings.epochs * batches, settings.learning_rate, share)
-        reached = _resume(learner, settings, checkpoint)
-        with tqdm(None, stage, settings.epochs * batches, leave=False, unit="step", mininterval=0.5) as shown:
-            shown.update(reached.epoch * batches)
-            if reached.epoch == 0:
-                _tell(watch, stage, reached, student)
-            while reached.epoch < settings.epochs and not _is_stuck(reached, settings):
-                torch.manual_seed(_SEED + reached.epoch)
-                lessons = _lessons(task, _drawn(task, reached.epoch, batches), layer)
-                learner.learn(_shown(lessons, shown), distance)
-                _note(learner, reached, task, settings, distance)
-                _save(learner, reached, settings, checkpoint)
-                _tell(watch, stage, reached, student)
-        if reached.best_student is not None:
-            student.load_state_dict(reached.best_student)
+        _Course(task, settings, stage, batches, distance, checkpoint, watch).take(learner)
         # Where a distance is no number, neither is the student.
         if not mean_distance(student, first, distance) <= before:
             student.load_state_dict(untrained)
         return learner.finish()
+
+
+@dataclass(frozen=True)
+class _Course:
+    """One stage of fine-tuning: what its epochs teach, where they are kept, and who hears of them."""
+
+    task: TrainingTask
+    settings: Finetune
+    stage: str
+    batches: int
+    distance: Distance
+    checkpoint: Path | None
+    watch: Watch | None
+
+    def take(self, learner: _Learner) -> None:
+        """Learn through the epochs that are left; with a patience, end at the nearest student."""
+        reached = _resume(learner, self.settings, self.checkpoint)
+        with tqdm(
+            None, self.stage, self.settings.epochs * self.batches, leave=False, unit="step", mininterval=0.5
+        ) as bar:
+            bar.update(reached.epoch * self.batches)
+            if reached.epoch == 0:
+                self._tell(learner, reached)
+            while reached.epoch < self.settings.epochs and not _is_stuck(reached, self.settings):
+                self._learn(learner, reached.epoch, bar)
+                self._note(learner, reached)
+                _save(learner, reached, self.settings, self.checkpoint)
+                self._tell(learner, reached)
+        if reached.best_student is not None:
+            learner.student.load_state_dict(reached.best_student)
+
+    def _learn(self, learner: _Learner, epoch: int, bar: Any) -> None:
+        torch.manual_seed(_SEED + epoch)
+        lessons = _lessons(self.task, _drawn(self.task, epoch, self.batches), self.distance.features_layer)
+        learner.learn(_shown(lessons, bar), self.distance)
+
+    def _note(self, learner: _Learner, reached: _Progress) -> None:
+        """Count the epoch; with a patience, keep the student nearest to the original on the calibration inputs."""
+        if self.settings.patience is not None:
+            lessons = _lessons(self.task, self.task.calibration(), self.distance.features_layer)
+            found = mean_distance(learner.student, lessons, self.distance)
+            if found < reached.best_distance:
+                reached.best_epoch, reached.best_distance = reached.epoch, found
+                reached.best_student = copy.deepcopy(learner.student.state_dict())
+        reached.epoch += 1
+
+    def _tell(self, learner: _Learner, reached: _Progress) -> None:
+        if self.watch is not None:
+            self.watch(self.stage, reached.epoch, learner.student.eval())
+            learner.student.train()
+
+
+def _distance(task: Task, settings: Finetune, half: bool) -> Distance:
+    layer = last_layer(task.model) if settings.feature_weight else None
+    return Distance(task, settings.temperature, half and _is_faster_in_half(task.model), layer, settings.feature_weight)
 
 
 def _look_ahead(task: TrainingTask, settings: Finetune, layer: str | None) -> tuple[int, list[Lesson]]:
@@ -186,22 +226,6 @@ def _shown(lessons: Iterable[Lesson], bar: Any) -> Iterator[Lesson]:
     for lesson in lessons:
         yield lesson
         bar.update()
-
-
-def _note(learner: _Learner, reached: _Progress, task: Task, settings: Finetune, distance: Distance) -> None:
-    """Count the epoch; with a patience, keep the student that is nearest to the original on the calibration inputs."""
-    if settings.patience is not None:
-        found = mean_distance(learner.student, _lessons(task, task.calibration(), distance.features_layer), distance)
-        if found < reached.best_distance:
-            reached.best_epoch, reached.best_distance = reached.epoch, found
-            reached.best_student = copy.deepcopy(learner.student.state_dict())
-    reached.epoch += 1
-
-
-def _tell(watch: Watch | None, stage: str, reached: _Progress, student: nn.Module) -> None:
-    if watch is not None:
-        watch(stage, reached.epoch, student.eval())
-        student.train()
 
 
 def _is_stuck(reached: _Progress, settings: Finetune) -> bool:

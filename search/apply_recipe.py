@@ -8,7 +8,7 @@ from typing import Any
 from gulliver.compressors.compress import Original, compress, read_original
 from gulliver.evaluators.latency.target import Target
 from gulliver.search.bench import make_bench
-from gulliver.search.finalists import Measured
+from gulliver.search.finalists import Exported, Measured
 from gulliver.search.units import ms
 from gulliver.spaces.recipe import Recipe
 from gulliver.tasks.cache import write_atomically
@@ -16,19 +16,20 @@ from gulliver.tasks.protocol import Task
 
 FORMATS = ("openvino", "onnx")
 
+Say = Callable[[str], None]
+
 
 def apply_recipe(
     recipe: Recipe,
     task: Task,
     target: Target,
     out: Path,
-    say: Callable[[str], None],
+    say: Say,
     formats: Sequence[str] = FORMATS[:1],
 ) -> dict[str, Measured]:
     """Return the measurements of the recipe's network and of the originals; `out` gets the exported models.
 
     OpenVINO's are what is measured; a network that is wanted in another format too is made once more for it.
-
     What layers cannot take is said and left out; `out` gets the recipe that was applied, too.
     Raises InputError where the recipe is for another network or asks for what the target cannot run.
     """
@@ -43,21 +44,29 @@ def apply_recipe(
     measured = bench.measure(exported)
     _write(out, measured)
     recipe.save(out / "recipe.yaml")
+    _say_measured(measured, bench.labels | {"recipe": f"recipe {recipe.key[:8]}"}, target, say)
+    _say_model(exported["recipe"], say)
+    if "onnx" in formats:
+        say(f"ONNX model           {_save_onnx(original, recipe, target.batch, out)}")
+    return measured
+
+
+def _say_measured(measured: dict[str, Measured], labels: dict[str, str], target: Target, say: Say) -> None:
     base = measured["baseline"]
-    for name, label in (bench.labels | {"recipe": f"recipe {recipe.key[:8]}"}).items():
+    for name, label in labels.items():
         it = measured[name]
         say(
             f"{label:20} accuracy {it.accuracy_search:.4f} search {it.accuracy_test:.4f} test, "
             f"{ms(it.latency_ms):>7} ms {it.how} ({base.latency_ms / it.latency_ms:.2f}x, {target.conditions}), "
             f"{it.size_bytes / 1000:.0f} KB"
         )
-    say(f"exported model       {exported['recipe'].path or exported['recipe'].not_exported}")
-    if exported["recipe"].path:
-        graph_bytes = Path(exported["recipe"].path).stat().st_size
+
+
+def _say_model(exported: Exported, say: Say) -> None:
+    say(f"exported model       {exported.path or exported.not_exported}")
+    if exported.path:
+        graph_bytes = Path(exported.path).stat().st_size
         say(f"sizes are those of weights; beside them, the graph takes {graph_bytes / 1000:.0f} KB of XML")
-    if "onnx" in formats:
-        say(f"ONNX model           {_save_onnx(original, recipe, target.batch, out)}")
-    return measured
 
 
 def _save_onnx(original: Original, recipe: Recipe, batch: int, out: Path) -> str:

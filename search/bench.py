@@ -5,22 +5,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from gulliver.compressors.compress import Original, compress
 from gulliver.compressors.export import of_batch, save_openvino, to_openvino
 from gulliver.compressors.finetune import Watch
-from gulliver.evaluators.accuracy import expected_scores, paired_standard_error, sample_scores, score
 from gulliver.evaluators.latency.runtime import Runtime
 from gulliver.evaluators.latency.target import LatencyModel, Target
 from gulliver.evaluators.size import Size
-from gulliver.search.bootstrap import drop_interval
+from gulliver.search.examiner import Examiner
 from gulliver.search.exported_record import made_of, read_exported, write_exported
-from gulliver.search.finalists import Exported, Measured
+from gulliver.search.finalists import MEASURED, MODELLED, Exported, Measured
 from gulliver.spaces.recipe import Recipe
 from gulliver.spaces.space import Space, untouched
-from gulliver.tasks.protocol import SPLITS, Split
-from torch import Tensor, nn
+from torch import nn
 
 _MODEL_FILE = "model.xml"
 
@@ -53,38 +51,6 @@ def make_bench(original: Original, target: Target, folder: Path) -> Bench:
     """Return the bench for the target; exported networks go to the folder."""
     runtime = target.runtime
     return ModellingBench(original, target, folder) if runtime is None else MeasuringBench(original, runtime, folder)
-
-
-@dataclass(frozen=True)
-class Examiner:
-    """Scores networks on both splits, sample by sample beside the original."""
-
-    original: Original
-
-    def scores(self, module: nn.Module) -> dict[str, Any]:
-        """Return what `Exported` says of accuracies and of what is lost."""
-        task, before = self.original.task, self._original_scores
-        after = {split: sample_scores(task, module, split) for split in SPLITS}
-        means = {
-            f"accuracy_{split}": score(task, module, split) if it is None else float(it.mean())
-            for split, it in after.items()
-        }
-        low, high = drop_interval(before["test"], after["test"]) or (None, None)
-        error = paired_standard_error(after["search"], before["search"])
-        expected = {"expected_drop": self._expected_drop(module)}
-        return {**means, **expected, "drop_standard_error": error, "drop_test_low": low, "drop_test_high": high}
-
-    def _expected_drop(self, module: nn.Module) -> float | None:
-        after = expected_scores(self.original.task, module, "search")
-        return None if after is None or self._expected is None else float((self._expected - after).mean())
-
-    @cached_property
-    def _expected(self) -> Tensor | None:
-        return expected_scores(self.original.task, self.original.task.model, "search")
-
-    @cached_property
-    def _original_scores(self) -> dict[Split, Tensor | None]:
-        return {split: sample_scores(self.original.task, self.original.task.model, split) for split in SPLITS}
 
 
 @dataclass(frozen=True)
@@ -231,5 +197,5 @@ def _known(
         size_bytes=exported.size_bytes,
         drop_test_low=exported.drop_test_low,
         drop_test_high=exported.drop_test_high,
-        how="measured" if exported.modelled_latency_ms is None else "modelled",
+        how=MEASURED if exported.modelled_latency_ms is None else MODELLED,
     )

@@ -7,7 +7,7 @@ COMMANDS = {
     "solve": "solve a finished search for another budget or target, scoring nothing: run=DIR budget.max_latency_ms=...",
     "apply": "apply a recipe: recipe=FILE task=... out=DIR; exports the network, scores and measures it",
     "calibrate": "fit a latency model: of this machine, target=... task=..., or of a chip, target=... kernels=FILE.csv",
-    "show": "print a recipe: recipe=FILE; with target=... task=... its kernel calls and what bounds each",
+    "show": "print a recipe: recipe=FILE; with target=... task=... its kernel calls, or without a recipe the choices",
     "predict": "predict kernel times of Ascend and NVIDIA chips: kernels=FILE.csv out=FILE.csv [mode=model|nearest]",
 }
 HELP = """Gulliver finds the fastest compressed form of a trained network that meets an accuracy bar on a target.

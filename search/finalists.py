@@ -11,7 +11,7 @@ from gulliver.search.settings import Budget, FinalistSettings
 from gulliver.spaces.recipe import Recipe
 from gulliver.tasks.errors import InputError
 
-MEASURED = "measured"
+MEASURED, MODELLED = "measured", "modelled"
 # Digits of a drop that are more than the rounding of a difference.
 _DIGITS = 9
 

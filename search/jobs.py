@@ -92,7 +92,7 @@ def build_search(config: dict[str, Any]) -> SearchJob:
     from gulliver.search.sensitivity import SensitivitySettings
     from gulliver.search.settings import Budget, FinalistSettings, SearchSettings, TrialSettings
     from gulliver.search.tracking import TrackingSettings
-    from gulliver.spaces.space import SpaceOptions
+    from gulliver.spaces.space_options import SpaceOptions
 
     check_keys(config, _SEARCH_KEYS, "")
     task, target = build_target(config["task"], "task"), build_target(config["target"], "target")
@@ -144,7 +144,7 @@ def build_apply(config: dict[str, Any]) -> ApplyJob:
 
 def build_calibrate(config: dict[str, Any]) -> CalibrateJob:
     """Return the calibration that the configuration describes; raises InputError that names the key."""
-    from gulliver.spaces.space import SpaceOptions
+    from gulliver.spaces.space_options import SpaceOptions
 
     check_keys(config, ["task", "target", "space", "again", "kernels", "out"], "")
     task, target = build_target(config["task"], "task"), build_target(config["target"], "target")
@@ -162,7 +162,7 @@ def build_calibrate(config: dict[str, Any]) -> CalibrateJob:
 
 def build_show(config: dict[str, Any]) -> ShowJob:
     """Return what is to be shown; raises InputError where the recipe's file is not one."""
-    from gulliver.spaces.space import SpaceOptions
+    from gulliver.spaces.space_options import SpaceOptions
 
     check_keys(config, ["recipe", "task", "target", "space"], "", optional=["task", "target"])
     given = [key for key in ("task", "target") if config.get(key)]

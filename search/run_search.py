@@ -1,10 +1,9 @@
 """A search from beginning to end: calibrate, search, make finalists, measure, report."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from gulliver.compressors.compress import Original, read_original
 from gulliver.compressors.finetune import Watch
@@ -12,23 +11,15 @@ from gulliver.evaluators.accuracy import check_task, score
 from gulliver.evaluators.latency.price_tables import call_tables, price
 from gulliver.evaluators.latency.target import Target
 from gulliver.search.bench import Bench, make_bench
-from gulliver.search.binding_layers import binding_layers
-from gulliver.search.explain import Explanation, explain, explanation_lines, measured_costs, modelled_costs
 from gulliver.search.finalists import (
-    MEASURED,
     Exported,
-    Finalist,
-    Measured,
-    best_finalist,
-    fastest_within,
-    likely_drop,
-    with_finetuning,
 )
 from gulliver.search.guide import Guide
 from gulliver.search.incumbents import Incumbents, samples_saved
 from gulliver.search.journal import Journal
 from gulliver.search.make_finalists import FinalistMaker
 from gulliver.search.make_guide import make_guide
+from gulliver.search.make_result import ResultMaker
 from gulliver.search.metrics import best_metrics, progress_of
 from gulliver.search.report import (
     ARTIFACTS,
@@ -45,14 +36,11 @@ from gulliver.search.scoring import Scoring
 from gulliver.search.sensitivity import measure_sensitivities
 from gulliver.search.sensitivity_report import FILES as SENSITIVITY_FILES
 from gulliver.search.sensitivity_report import (
-    rank_correlations,
-    read_sensitivities,
     save_sensitivities,
     write_sensitivities,
 )
 from gulliver.search.settings import SearchSettings
-from gulliver.search.sign import add_measured, sign
-from gulliver.search.study import STUDY_FILE, Candidate, Study, front, open_study
+from gulliver.search.study import STUDY_FILE, Candidate, Study, open_study
 from gulliver.search.task_record import task_record
 from gulliver.search.tracking import Tracker, TrackingSettings
 from gulliver.spaces.recipe import Recipe
@@ -115,7 +103,8 @@ class _Search:
             exported = self._make_finalists(bench, study, scoring, baselines["baseline"])
         with self.directory.phase("measure"):
             measured = bench.measure(baselines | exported)
-        result = self._result(study, scoring, bench, exported, measured, baselines["baseline"])
+        made = ResultMaker(study, scoring, bench, self.directory, baselines["baseline"], exported, measured, self.say)
+        result = made.make()
         self._report(study.candidates(), result)
         return result
 
@@ -124,7 +113,7 @@ class _Search:
         parameters = sum(layer.weight_count for layer in graph.layers.values())
         self.say(f"{task.name}: {len(graph.layers)} layers, {parameters:,} weights, network {self.original.network}")
         self.say(f"target {self.target.name} ({self.target.conditions}), {len(self.space.dimensions)} choices to make")
-        for note in self.space.notes:
+        for note in self.space.ladders.notes:
             self.say(f"  {note}")
 
     def _scoring(self) -> Scoring:
@@ -196,111 +185,6 @@ class _Search:
             self.tracker.log_recovery(recipe.key, stage, epoch, accuracy)
 
         return watch if self.tracker.is_logging else None
-
-    def _result(
-        self,
-        study: Study,
-        scoring: Scoring,
-        bench: Bench,
-        exported: dict[str, Exported],
-        measured: dict[str, Measured],
-        baseline: Exported,
-    ) -> Result:
-        candidates = study.candidates()
-        by_key = {it.recipe.key: it for it in candidates}
-        originals = {label: measured[name] for name, label in bench.labels.items()}
-        in_float = measured[bench.in_float]
-        drift = in_float.latency_ms / (scoring.latency.untouched_ms or in_float.latency_ms)
-        finalists = [
-            self._finalist(by_key[key], it, measured[key], drift, likely_drop(it, baseline, self.settings.budget))
-            for key, it in exported.items()
-        ]
-        best, within = best_finalist(finalists, measured["baseline"], self.settings.budget)
-        summary = self._summary(study, scoring, best, {name: measured[name] for name in bench.labels})
-        explanation = None if within else self._explain(study, scoring, finalists, best, originals, drift)
-        binding = binding_layers(best.recipe, explanation.missed, scoring) if explanation else {}
-        return Result(
-            out=self.directory.path,
-            front=tuple(replace(it, recipe=self._signed(it)) for it in front(candidates, self.settings.objectives)),
-            finalists=tuple(finalists),
-            best=best,
-            fastest_within={
-                drop: it
-                for drop in sorted(self.settings.finalists.other_drops)
-                if (it := fastest_within(finalists, drop)) is not None
-            },
-            within_budget=within,
-            explanation=tuple(explanation_lines(explanation, binding)) if explanation else (),
-            binding_layers=tuple(binding),
-            originals=originals,
-            in_float=in_float,
-            summary=summary,
-        )
-
-    def _explain(
-        self,
-        study: Study,
-        scoring: Scoring,
-        finalists: Sequence[Finalist],
-        best: Finalist,
-        originals: dict[str, Measured],
-        drift: float,
-    ) -> Explanation:
-        """Return why the budget was not met, from all that was measured and modelled."""
-        named = dict(reversed(originals.items()))
-        original = [*named.values()][-1].accuracy_test
-        named |= {f"recipe {it.recipe.key[:8]}": it.measured for it in finalists}
-        known = {name: measured_costs(name, it, original) for name, it in named.items()}
-        for it in study.candidates():
-            name = f"recipe {it.recipe.key[:8]}"
-            if name not in known and it.scores.valid and not it.scores.dropped:
-                known[name] = modelled_costs(name, it, scoring.baseline_accuracy, drift)
-        return explain([*known.values()], known[f"recipe {best.recipe.key[:8]}"], self.settings.budget)
-
-    def _finalist(
-        self, candidate: Candidate, exported: Exported, measured: Measured, drift: float, drop: float
-    ) -> Finalist:
-        """Return the finalist, its prediction scaled by how much slower the original runs now than at the fit.
-
-        A shared machine's speed swings by a third within minutes.
-        """
-        recipe = add_measured(with_finetuning(self._signed(candidate), self.settings.finalists), measured)
-        path = Path(exported.path) if exported.path else None
-        return Finalist(recipe, candidate.scores.latency_ms * drift, measured, path, drop)
-
-    def _signed(self, candidate: Candidate) -> Recipe:
-        return sign(candidate, self.original, self.target, self.settings.seed)
-
-    def _summary(
-        self, study: Study, scoring: Scoring, best: Finalist, originals: dict[str, Measured]
-    ) -> dict[str, Any]:
-        candidates = study.candidates()
-        best_entry = best.measured.entries | {"recipe": str(self.directory.path / "recipes" / "best.yaml")}
-        if best.measured.how == MEASURED:
-            best_entry |= {"predicted_latency_ms": best.predicted_latency_ms}
-        summary = {
-            "task": self.original.task.name,
-            "target": self.target.name,
-            "conditions": self.target.conditions,
-            "seed": self.settings.seed,
-            "trials": len(candidates),
-            "hypervolume": progress_of(candidates, self.settings.objectives).hypervolume(scoring.baseline_accuracy),
-            "samples_saved": samples_saved(self.journal),
-            "seconds": self.directory.seconds(),
-            **{name: it.entries for name, it in originals.items()},
-            "best": best_entry,
-        }
-        return summary | ({"rank_correlation": self._rank_correlations(candidates)} if study.guide else {})
-
-    def _rank_correlations(self, candidates: Sequence[Candidate]) -> dict[str, float | None]:
-        """Return, and say, how well the predicted losses rank what the trials lost."""
-        settings, searched = self.settings.sensitivity, read_sensitivities(self.directory.path)
-        found, refused = rank_correlations(self.original, self.space, settings, searched, candidates)
-        listed = ", ".join(f"{'-' if it is None else f'{it:.2f}'} ({method})" for method, it in found.items())
-        self.say(f"rank correlation of predicted losses with the accuracy that trials lost: {listed}")
-        for method, reason in refused.items():
-            self.say(f"  {method} is left out: {reason}")
-        return found
 
     def _report(self, candidates: Sequence[Candidate], result: Result) -> None:
         out = self.directory.path

@@ -8,7 +8,7 @@ from gulliver.compressors.finetune import Recovery
 from gulliver.search.samplers import Solve
 from gulliver.search.sensitivity import SensitivitySettings
 from gulliver.spaces.recipe import Finetune, check_finetune
-from gulliver.spaces.space import SpaceOptions
+from gulliver.spaces.space_options import SpaceOptions
 from gulliver.tasks.errors import InputError
 from gulliver.tasks.protocol import Task, TrainingTask
 

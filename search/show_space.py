@@ -7,8 +7,9 @@ from gulliver.compressors.layer_inputs import CompressibleLayer
 from gulliver.compressors.ranks import suggest_rank
 from gulliver.evaluators.latency.target import Target
 from gulliver.spaces.layer_graph import ChannelGroup, Layer
-from gulliver.spaces.shapes import Channels
-from gulliver.spaces.space import Space, SpaceOptions
+from gulliver.spaces.shapes import all_channels
+from gulliver.spaces.space import Space
+from gulliver.spaces.space_options import SpaceOptions
 from gulliver.tasks.protocol import Task
 
 _ENERGY = 0.9
@@ -37,21 +38,21 @@ def show_space(task: Task, target: Target, options: SpaceOptions) -> str:
 def _rows(original: Original, space: Space, multiple: int) -> Iterator[tuple[str, ...]]:
     groups = {name: group for group in original.graph.channel_groups for name in group.layers}
     for name, layer in original.graph.layers.items():
-        precisions = (f"w{it.weight_bits}a{it.activation_bits}" for it in space.precisions(layer))
+        precisions = (f"w{it.weight_bits}a{it.activation_bits}" for it in space.ladders.precisions(layer))
         cells = (layer.kind, f"{layer.weight_count:,}", _listed(precisions), _channels(groups.get(name), layer, space))
         yield name, *cells, *_ranks(original, layer, space, multiple)
 
 
 def _channels(group: ChannelGroup | None, layer: Layer, space: Space) -> str:
     """Return how many channels there are, and the fewest that may be left."""
-    ratios = (0.0,) if group is None else space.ratios(group)
+    ratios = (0.0,) if group is None else space.ladders.ratios(group)
     least = round(layer.out_channels * (1 - max(ratios)))
     return f"{layer.out_channels}" if len(ratios) == 1 else f"{layer.out_channels} to {least}"
 
 
 def _ranks(original: Original, layer: Layer, space: Space, multiple: int) -> tuple[str, str, str]:
     """Return the ranks that are offered, and what the weights suggest, by energy and by variational Bayes."""
-    offered = [it for it in space.splits(layer, Channels(layer.in_channels, layer.out_channels)) if it is not None]
+    offered = [it for it in space.ladders.splits(layer, all_channels(layer)) if it is not None]
     if not offered:
         return "-", "-", "-"
     module, kind = original.task.model.get_submodule(layer.name), offered[0].kind
@@ -72,6 +73,6 @@ def _aligned(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
 
 
 def _notes(space: Space) -> Iterator[str]:
-    if space.notes:
+    if space.ladders.notes:
         yield ""
-        yield from space.notes
+        yield from space.ladders.notes

@@ -4,7 +4,7 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 from gulliver.search.sensitivity import Sensitivities
-from gulliver.spaces.shapes import Channels
+from gulliver.spaces.shapes import all_channels
 from gulliver.spaces.space import Dimension, Space
 
 # A choice that was never measured is priced so high that no budget takes it.
@@ -41,11 +41,11 @@ def _changes(space: Space, dimension: Dimension) -> Sequence[_Change]:
     """Return what each rung means: the share of channels removed, widths, or one over the rank of a kind of split."""
     if dimension.method == "sparsity":
         group = next(it for it in space.graph.channel_groups if it.name == dimension.owner)
-        return [("channels", ratio) for ratio in space.ratios(group)]
+        return [("channels", ratio) for ratio in space.ladders.ratios(group)]
     layer = space.graph.layers[dimension.owner]
     if dimension.method == "precision":
-        return [_NOTHING, *((it, 1.0) for it in space.precisions(layer))]
-    splits = space.splits(layer, Channels(layer.in_channels, layer.out_channels))
+        return [_NOTHING, *((it, 1.0) for it in space.ladders.precisions(layer))]
+    splits = space.ladders.splits(layer, all_channels(layer))
     return [_NOTHING, *((it.kind, 1 / it.rank) for it in splits if it)]
 
 

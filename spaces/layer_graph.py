@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 
-CHANNEL_DIMENSION = 1
-
 
 @dataclass(frozen=True)
 class Layer:

@@ -24,6 +24,8 @@ CALIBRATORS = ("min_max", "percentile", "entropy", "mse")
 WEIGHT_SCALES = ("max", "mse")
 ROUNDINGS = ("nearest", "gptq", "adaround")
 GROUP_SIZES = range(1, 1 << 31)
+_EPOCHS = range(1, 10_001)
+_BATCHES = range(1, 1 << 31)
 
 # Fields that are younger than the first recipes: left out of keys and files at their defaults, so that those stay.
 _YOUNGER = {"younger": True}
@@ -214,6 +216,10 @@ def _yes_or_no(key: str) -> tuple[str, Callable[[Any], bool]]:
     return f"`{key}` must be true or false", lambda value: isinstance(value, bool)
 
 
+def _above_zero(key: str) -> tuple[str, Callable[[Any], bool]]:
+    return f"`0 < {key} < inf` must hold", lambda value: _is_number(value) and value > 0
+
+
 _RULES: tuple[tuple[str, str, str, Callable[[Any], bool]], ...] = (
     ("sparsify", "kind", *_one_of("kind", SPARSITIES)),
     ("sparsify", "ratio", "`0 <= ratio < 1` must hold", lambda ratio: _is_number(ratio) and 0 <= ratio < 1),
@@ -261,6 +267,30 @@ _RULES: tuple[tuple[str, str, str, Callable[[Any], bool]], ...] = (
 )
 
 
+_FINETUNE_RULES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
+    ("epochs", "`1 <= epochs <= 10000` must hold, whole", lambda epochs: _is_whole(epochs, _EPOCHS)),
+    (
+        "batches_per_epoch",
+        "`batches_per_epoch >= 1` must hold, whole",
+        lambda batches: batches is None or _is_whole(batches, _BATCHES),
+    ),
+    ("quantization_aware", *_yes_or_no("quantization_aware")),
+    (
+        "patience",
+        "`1 <= patience <= 10000` must hold, whole",
+        lambda patience: patience is None or _is_whole(patience, _EPOCHS),
+    ),
+    (
+        "feature_weight",
+        "`0 <= feature_weight < inf` must hold",
+        lambda weight: _is_number(weight) and weight >= 0,
+    ),
+    ("optimizer", *_one_of("optimizer", (MUON, SGD))),
+    ("learning_rate", *_above_zero("learning_rate")),
+    ("temperature", *_above_zero("temperature")),
+)
+
+
 def _check_layer(name: str, layer: LayerRecipe) -> None:
     for slot, key, rule, holds in _RULES:
         choice = getattr(layer, slot)
@@ -291,29 +321,7 @@ def check_finetune(finetune: Finetune | None) -> None:
     """Raise InputError where a setting of the fine-tuning is out of range."""
     if finetune is None:
         return
-    if not _is_whole(finetune.epochs, range(1, 10_001)):
-        raise InputError(f"`1 <= epochs <= 10000` must hold, whole, but finetune has epochs={quoted(finetune.epochs)}")
-    batches = finetune.batches_per_epoch
-    if batches is not None and not _is_whole(batches, range(1, 1 << 31)):
-        raise InputError(
-            f"`batches_per_epoch >= 1` must hold, whole, but finetune has batches_per_epoch={quoted(batches)}"
-        )
-    if not isinstance(finetune.quantization_aware, bool):
-        value = finetune.quantization_aware
-        raise InputError(
-            f"`quantization_aware` must be true or false, but finetune has quantization_aware={quoted(value)}"
-        )
-    if finetune.patience is not None and not _is_whole(finetune.patience, range(1, 10_001)):
-        raise InputError(
-            f"`1 <= patience <= 10000` must hold, whole, but finetune has patience={quoted(finetune.patience)}"
-        )
-    weight = finetune.feature_weight
-    if not _is_number(weight) or not 0 <= weight < float("inf"):
-        raise InputError(f"`0 <= feature_weight < inf` must hold, but finetune has feature_weight={quoted(weight)}")
-    rule, holds = _one_of("optimizer", (MUON, SGD))
-    if not holds(finetune.optimizer):
-        raise InputError(f"{rule}, but finetune has optimizer={quoted(finetune.optimizer)}")
-    for key in ("learning_rate", "temperature"):
+    for key, rule, holds in _FINETUNE_RULES:
         value = getattr(finetune, key)
-        if not _is_number(value) or not 0 < value < float("inf"):
-            raise InputError(f"`0 < {key} < inf` must hold, but finetune has {key}={quoted(value)}")
+        if not holds(value):
+            raise InputError(f"{rule}, but finetune has {key}={quoted(value)}")

@@ -19,6 +19,11 @@ class Channels:
     outputs: int
 
 
+def all_channels(layer: Layer) -> Channels:
+    """Return the layer's channel counts before removals."""
+    return Channels(layer.in_channels, layer.out_channels)
+
+
 def removed_channels(channels: int, ratio: float) -> int:
     """Return how many of `channels` a ratio removes; at least one stays."""
     return min(round(channels * ratio), channels - 1)

@@ -1,50 +1,17 @@
 """The space: one ordered ladder of rungs for each (group, dimension), suggested as integers."""
 
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
 
 from gulliver.spaces.capabilities import Capabilities
+from gulliver.spaces.ladders import Ladders
 from gulliver.spaces.layer_graph import ChannelGroup, Layer, LayerGraph
-from gulliver.spaces.parts import why_not_offered
-from gulliver.spaces.recipe import CALIBRATORS, DECOMPOSITIONS, Decompose, LayerRecipe, Quantize, Recipe, Sparsify
-from gulliver.spaces.shapes import Channels, break_even_rank, channels_after, channels_of, outputs_of
+from gulliver.spaces.recipe import Decompose, LayerRecipe, Quantize, Recipe, Sparsify
+from gulliver.spaces.shapes import Channels, all_channels, channels_after, channels_of, outputs_of
+from gulliver.spaces.space_options import SpaceOptions
 from gulliver.tasks.errors import InputError
 from optuna.trial import BaseTrial
-
-
-@dataclass(frozen=True)
-class SpaceOptions:
-    """What a search may choose from: bits of weights and activations, largest sparsity, ranks.
-
-    `ranks` are shares of the rank at which splitting a layer stops saving multiply-accumulates. With `reconstruct`,
-    layers that read removed channels are solved anew (compressors/reconstruct.py). All bits are offered with each of
-    the `calibrators`, and ranks of each of the `decompositions`.
-    """
-
-    bits: tuple[tuple[int, int], ...] = ((8, 8), (4, 8))
-    max_ratio: float = 0.75
-    ranks: tuple[float, ...] = (0.67, 0.33)
-    keep_float: tuple[str, ...] = ()
-    reconstruct: bool = True
-    # Younger than the first searches: left out of their settings at the defaults, so that they still open.
-    calibrators: tuple[str, ...] = field(default=("min_max",), metadata={"younger": True})
-    decompositions: tuple[str, ...] = field(default=("svd",), metadata={"younger": True})
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.max_ratio < 1:
-            raise InputError(f"`0 <= space.max_ratio < 1` must hold, but it is {self.max_ratio}")
-        for rank in self.ranks:
-            if not 0 < rank < 1:
-                raise InputError(f"`0 < rank < 1` must hold for space.ranks, but one is {rank}")
-        for key, known in (("calibrators", CALIBRATORS), ("decompositions", DECOMPOSITIONS)):
-            names = getattr(self, key)
-            if not names or not {*names} <= {*known} or len({*names}) < len(names):
-                raise InputError(
-                    f"space.{key} must be one or more different ones of {', '.join(known)}, "
-                    f"but are {', '.join(names) or 'none'}"
-                )
 
 
 @dataclass(frozen=True)
@@ -68,7 +35,6 @@ class Space:
     graph: LayerGraph
     capabilities: Capabilities
     options: SpaceOptions = field(default_factory=SpaceOptions)
-    _memory: dict[Hashable, tuple[Any, ...]] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.options.keep_float if name not in self.graph.layers]
@@ -80,14 +46,22 @@ class Space:
             raise InputError("the space is empty: nothing that `space` allows can run on this target")
 
     @cached_property
+    def ladders(self) -> Ladders:
+        """Return what may be chosen at each place."""
+        return Ladders(self.graph, self.capabilities, self.options)
+
+    @cached_property
     def dimensions(self) -> tuple[Dimension, ...]:
         """Return the parameters that have a choice, in a fixed order."""
         precision = [
-            Dimension("precision", name, 1 + len(self.precisions(layer))) for name, layer in self.graph.layers.items()
+            Dimension("precision", name, 1 + len(self.ladders.precisions(layer)))
+            for name, layer in self.graph.layers.items()
         ]
-        sparsity = [Dimension("sparsity", group.name, len(self.ratios(group))) for group in self.graph.channel_groups]
+        sparsity = [
+            Dimension("sparsity", group.name, len(self.ladders.ratios(group))) for group in self.graph.channel_groups
+        ]
         rank = [
-            Dimension("rank", name, 1 + len(self.splits(layer, _all_channels(layer))))
+            Dimension("rank", name, 1 + len(self.ladders.splits(layer, all_channels(layer))))
             for name, layer in self.graph.layers.items()
         ]
         return tuple(dimension for dimension in (*precision, *sparsity, *rank) if dimension.rungs > 1)
@@ -96,11 +70,6 @@ class Space:
     def names(self) -> frozenset[str]:
         """Return the names of all dimensions."""
         return frozenset(dimension.name for dimension in self.dimensions)
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Return what is not offered and why, a line each."""
-        return tuple(dict.fromkeys((*self._precision_notes(), *self._sparsity_notes(), *self._rank_notes())))
 
     def suggest(self, trial: BaseTrial) -> Recipe:
         """Return the trial's recipe; a fresh trial samples it, a finished or fixed one decodes it."""
@@ -141,7 +110,7 @@ class Space:
         """
         rungs: dict[str, int] = {}
         for group in self.graph.channel_groups:
-            ratios = self.ratios(group)
+            ratios = self.ladders.ratios(group)
             wanted = tied_ratio if tied_ratio is not None and len(group.layers) > 1 else ratio
             distances = [abs(offered - wanted) for offered in ratios]
             rungs[f"sparsity/{group.name}"] = distances.index(min(distances))
@@ -160,60 +129,9 @@ class Space:
     def _fallback_reason(self, layer: Layer) -> str:
         if layer.name in self.options.keep_float:
             return "kept in floating point by space.keep_float"
-        if not self.precisions(layer):
+        if not self.ladders.precisions(layer):
             return f"the target runs {layer.kind} in {self.capabilities.float_type} only"
         return f"the search chose {self.capabilities.float_type}"
-
-    def precisions(self, layer: Layer) -> tuple[Quantize, ...]:
-        """Return the widths offered for the layer with the calibrators of each, beside floating point."""
-        return self._offered(("precision", layer.name), lambda: self._precisions(layer))
-
-    def ratios(self, group: ChannelGroup) -> tuple[float, ...]:
-        """Return the shares of the group's channels that may be removed, 0 first."""
-        return self._offered(("sparsity", group.name), lambda: self._ratios(group))
-
-    def splits(self, layer: Layer, channels: Channels) -> tuple[Decompose | None, ...]:
-        """Return how the layer may be split at these channel counts: by each kind its ranks, largest first.
-
-        There are as many for all channel counts: a kind with fewer ranks left repeats the last, and is None without.
-        """
-        return self._offered(("rank", layer.name, channels), lambda: tuple(self._splits(layer, channels)))
-
-    def _offered(self, question: Hashable, answer: Callable[[], tuple[Any, ...]]) -> tuple[Any, ...]:
-        """Return what is offered; a search asks the same thousands of times."""
-        if question not in self._memory:
-            self._memory[question] = answer()
-        return self._memory[question]
-
-    def _precisions(self, layer: Layer) -> tuple[Quantize, ...]:
-        if layer.name in self.options.keep_float:
-            return ()
-        asked = (Quantize(*bits, calibrator) for bits in self.options.bits for calibrator in self.options.calibrators)
-        return tuple(quantize for quantize in asked if self.capabilities.runs(layer.kind, quantize))
-
-    def _ratios(self, group: ChannelGroup) -> tuple[float, ...]:
-        if group.not_prunable or "channel" not in self.capabilities.sparsities:
-            return (0.0,)
-        ratios = (1 - kept / group.channels for kept in self.capabilities.multiples(group.channels))
-        return tuple(ratio for ratio in ratios if ratio <= self.options.max_ratio)
-
-    def _splits(self, layer: Layer, channels: Channels) -> Iterator[Decompose | None]:
-        for kind in self.options.decompositions:
-            if self._ranks(layer, _all_channels(layer), kind):
-                ranks = self._ranks(layer, channels, kind)
-                for place in range(len(self.options.ranks)):
-                    yield Decompose(ranks[min(place, len(ranks) - 1)], kind) if ranks else None
-
-    def _ranks(self, layer: Layer, channels: Channels, kind: str) -> tuple[int, ...]:
-        """Return the ranks of one kind of split, largest first, each one saving something."""
-        if why_not_offered(layer, kind) is not None:
-            return ()
-        break_even = break_even_rank(layer, channels, kind)
-        multiples = self.capabilities.multiples(max(self.capabilities.small_channel_multiple, int(break_even)))
-        liked = [multiple for multiple in multiples if multiple % self.capabilities.small_channel_multiple == 0]
-        shares = self.options.ranks if liked else ()
-        nearest = {min(liked, key=lambda rank: abs(rank - share * break_even)) for share in shares}
-        return tuple(sorted((rank for rank in nearest if rank < break_even), reverse=True))
 
     def _rung(self, dimension: Dimension, recipe: Recipe, channels: Mapping[str, Channels]) -> int:
         name = dimension.owner
@@ -222,37 +140,17 @@ class Space:
         asked: object
         offered: tuple[object, ...]
         if dimension.method == "precision":
-            asked, offered = choice.quantize, (None, *self.precisions(layer))
+            asked, offered = choice.quantize, (None, *self.ladders.precisions(layer))
         elif dimension.method == "sparsity":
             group = next(group for group in self.graph.channel_groups if group.name == name)
-            asked, offered = choice.sparsify.ratio if choice.sparsify else 0.0, self.ratios(group)
+            asked, offered = choice.sparsify.ratio if choice.sparsify else 0.0, self.ladders.ratios(group)
         else:
             asked = Decompose(choice.decompose.rank, choice.decompose.kind) if choice.decompose else None
-            offered = (None, *self.splits(layer, channels[name]))
+            offered = (None, *self.ladders.splits(layer, channels[name]))
         if asked not in offered:
             listed = ", ".join(dict.fromkeys(map(_words, offered)))
             raise InputError(f"{dimension.name} must be one of {listed}, but is {_words(asked)}")
         return offered.index(asked)
-
-    def _precision_notes(self) -> list[str]:
-        notes = []
-        for kind in sorted({layer.kind for layer in self.graph.layers.values()}):
-            for bits in self.options.bits:
-                if not self.capabilities.runs(kind, Quantize(*bits)):
-                    notes.append(
-                        f"{kind}: {bits[0]}-bit weights with {bits[1]}-bit activations are not offered, "
-                        "because the target has no such kernel"
-                    )
-        return notes
-
-    def _sparsity_notes(self) -> list[str]:
-        groups = (group for group in self.graph.channel_groups if group.not_prunable)
-        return [f"{group.name}: channels are not removed, because {group.not_prunable}" for group in groups]
-
-    def _rank_notes(self) -> list[str]:
-        kinds = self.options.decompositions if self.options.ranks else ()
-        found = ((layer, kind, why_not_offered(layer, kind)) for layer in self.graph.layers.values() for kind in kinds)
-        return [f"{_form(layer)}: {kind} is not offered, because {reason}" for layer, kind, reason in found if reason]
 
 
 @dataclass(frozen=True)
@@ -265,7 +163,7 @@ class RungChoices:
     def quantize(self, layer: str) -> Quantize | None:
         """Return the widths that the layer runs in, None where it stays in floating point."""
         rung = self._rung("precision", layer)
-        return self.space.precisions(self.space.graph.layers[layer])[rung - 1] if rung else None
+        return self.space.ladders.precisions(self.space.graph.layers[layer])[rung - 1] if rung else None
 
     def sparsify(self, layer: str) -> Sparsify | None:
         """Return the share of the layer's output channels that is removed, None where all stay."""
@@ -276,7 +174,9 @@ class RungChoices:
     def decompose(self, layer: str) -> Decompose | None:
         """Return how the layer is split, None where it stays whole."""
         rung = self._rung("rank", layer)
-        return self.space.splits(self.space.graph.layers[layer], self.channels(layer))[rung - 1] if rung else None
+        return (
+            self.space.ladders.splits(self.space.graph.layers[layer], self.channels(layer))[rung - 1] if rung else None
+        )
 
     def channels(self, layer: str) -> Channels:
         """Return the layer's channel counts after removals."""
@@ -287,15 +187,11 @@ class RungChoices:
         return outputs_of(self.space.graph, layer, self._ratio)
 
     def _ratio(self, group: ChannelGroup) -> float:
-        return self.space.ratios(group)[self._rung("sparsity", group.name)]
+        return self.space.ladders.ratios(group)[self._rung("sparsity", group.name)]
 
     def _rung(self, method: str, owner: str) -> int:
         name = f"{method}/{owner}"
         return self.rungs.get(name, 0) if name in self.space.names else 0
-
-
-def _all_channels(layer: Layer) -> Channels:
-    return Channels(layer.in_channels, layer.out_channels)
 
 
 def _words(offered: object) -> str:
@@ -303,12 +199,6 @@ def _words(offered: object) -> str:
     if not isinstance(offered, Decompose):
         return str(offered)
     return str(offered.rank) if offered.kind == "svd" else f"{offered.kind} {offered.rank}"
-
-
-def _form(layer: Layer) -> str:
-    """Return what layers have in common that can be split alike."""
-    grouped = "grouped " if layer.groups > 1 else ""
-    return " ".join([grouped + layer.kind, *["x".join(map(str, layer.kernel_size))] * bool(layer.kernel_size)])
 
 
 def untouched(graph: LayerGraph) -> Recipe:

@@ -23,7 +23,8 @@ from gulliver.search.tracking import TrackingSettings
 from gulliver.spaces.layer_graph import LayerGraph
 from gulliver.spaces.recipe import Finetune, LayerRecipe, Quantize, Recipe
 from gulliver.spaces.shapes import channels_after
-from gulliver.spaces.space import Space, SpaceOptions
+from gulliver.spaces.space import Space
+from gulliver.spaces.space_options import SpaceOptions
 
 from benchmarks.amct.classic_tasks import NETWORKS, ClassicNetwork
 from benchmarks.search.environments import python_of

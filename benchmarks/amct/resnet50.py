@@ -16,7 +16,8 @@ from gulliver.compressors.export import to_openvino
 from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
 from gulliver.evaluators.latency.measurement import compile_openvino, measure
 from gulliver.spaces.recipe import Recipe
-from gulliver.spaces.space import Space, SpaceOptions
+from gulliver.spaces.space import Space
+from gulliver.spaces.space_options import SpaceOptions
 from gulliver.tasks.residual_network import ConvolutionNorm
 from torch import Tensor, nn
 

@@ -29,7 +29,8 @@ from gulliver.compressors.compress import Original, compress, read_original, thi
 from gulliver.compressors.quantize import quantize
 from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
 from gulliver.spaces.recipe import Recipe
-from gulliver.spaces.space import Space, SpaceOptions, untouched
+from gulliver.spaces.space import Space, untouched
+from gulliver.spaces.space_options import SpaceOptions
 from gulliver.tasks.digits_cnn import DigitsCNN
 from gulliver.tasks.fashion_resnet import FashionResNet
 from torch import Tensor, nn

@@ -28,7 +28,8 @@ from gulliver.compressors.compress import Original, compress, read_original
 from gulliver.evaluators.accuracy import Accuracy, score
 from gulliver.spaces.capabilities import Capabilities
 from gulliver.spaces.layer_graph import LayerGraph
-from gulliver.spaces.space import Space, SpaceOptions
+from gulliver.spaces.space import Space
+from gulliver.spaces.space_options import SpaceOptions
 from gulliver.tasks.cache import write_atomically
 from gulliver.tasks.digits_cnn import DigitsCNN
 from numpy.typing import NDArray

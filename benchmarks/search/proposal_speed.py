@@ -43,7 +43,8 @@ from gulliver.search.solving_sampler import PROPOSED_BY, SolvingSampler
 from gulliver.search.study import Candidate, Study, open_study
 from gulliver.search.tracking import Tracker, TrackingSettings
 from gulliver.spaces.recipe import Recipe
-from gulliver.spaces.space import Space, SpaceOptions, untouched
+from gulliver.spaces.space import Space, untouched
+from gulliver.spaces.space_options import SpaceOptions
 from gulliver.spaces.trace import trace
 from torch import nn
 

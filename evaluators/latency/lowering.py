@@ -6,18 +6,19 @@ pass of its own behind an int8 one; a tensor that is needed both rounded and in 
 A rounding comes before what only selects or joins values (compressors/hoist.py), which then moves integers.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 
 from gulliver.evaluators.latency.kernel import BYTES_PER_ELEMENT, ComputeKernel, KernelCall, MemoryKernel
+from gulliver.evaluators.latency.layer_kernels import kernels_of_parts, layer_kernel, told_apart
 from gulliver.evaluators.latency.target import OperationLowering
+from gulliver.evaluators.latency.tensor_shapes import TensorShapes
 from gulliver.spaces.choices import Choices
 from gulliver.spaces.layer_graph import Layer, LayerGraph, Operation
-from gulliver.spaces.parts import Part, parts_of
+from gulliver.spaces.parts import parts_of
 from gulliver.spaces.recipe import Quantize
-from gulliver.spaces.shapes import Channels
 
 _LAYER_KINDS = ("conv1d", "conv2d", "linear")
 _FUSED_KINDS = ("relu", "activation")
@@ -59,7 +60,10 @@ class Lowering:
     float_type: str
     precision_of: PrecisionOf = int8_or_float
     tells_kernels_apart: bool = False
-    _shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+    @cached_property
+    def _tensors(self) -> TensorShapes:
+        return TensorShapes(self.graph, self.choices, self.batch)
 
     def calls(self, operation: Operation) -> Iterator[KernelCall]:
         """Yield what runs for one traced operation: nothing if another operation absorbs it."""
@@ -93,7 +97,7 @@ class Lowering:
         kernels = self._kernels(layer, output)
         if self.tells_kernels_apart:
             signed = self._reads_int8(layer.name) and not self._is_non_negative(operation.inputs[0])
-            kernels = list(_told_apart(kernels, signed, "add" in fused))
+            kernels = list(told_apart(kernels, signed, "add" in fused))
         for index, kernel in enumerate(kernels):
             yield KernelCall(kernel, layer.name, fused if index == len(kernels) - 1 else ())
         if "add" in fused and not self.tells_kernels_apart:
@@ -128,12 +132,12 @@ class Lowering:
         precision = self.precision_of(self.choices.quantize(layer.name), self.float_type)
         channels = self.choices.channels(layer.name)
         counted = layer.output_shape[:-1] if layer.kind == "linear" else layer.output_shape[:1]
-        whole = _kernel(layer, channels, self._at_batch(prod(counted)), precision, output)
+        whole = layer_kernel(layer, channels, self._tensors.at_batch(prod(counted)), precision, output)
         split = self.choices.decompose(layer.name)
         if split is None:
             return [whole]
         between = _INT8 if self._reads_int8(layer.name) else self.float_type
-        return list(_kernels_of_parts(whole, parts_of(layer, channels, split), between))
+        return list(kernels_of_parts(whole, parts_of(layer, channels, split), between))
 
     def _fused_into(self, operation: Operation) -> tuple[tuple[str, ...], Operation]:
         """Return what is fused into a layer, and the operation whose result the layer then gives."""
@@ -154,27 +158,24 @@ class Lowering:
     def _memory_call(self, kind: str, operation: Operation, output: str, note: str = "") -> KernelCall:
         read = sum(self._bytes(source, operation) for source in operation.inputs)
         if kind in ("convert", "round", "slice"):
-            read = self._elements(operation.name) * BYTES_PER_ELEMENT[self.float_type]
-        written = self._elements(operation.name) * BYTES_PER_ELEMENT[output]
+            read = self._tensors.elements(operation.name) * BYTES_PER_ELEMENT[self.float_type]
+        written = self._tensors.elements(operation.name) * BYTES_PER_ELEMENT[output]
         return KernelCall(MemoryKernel(kind, read + written), operation.name, (), note)
 
     def _residual_read(self, operation: Operation, last: Operation) -> KernelCall:
-        size = self._elements(last.name) * BYTES_PER_ELEMENT[self.float_type]
+        size = self._tensors.elements(last.name) * BYTES_PER_ELEMENT[self.float_type]
         kernel = MemoryKernel("fused_add", size)
         return KernelCall(kernel, operation.name, (), "the residual is read by the convolution")
 
     def _bytes(self, name: str, reader: Operation) -> int:
         # Of the other passes, additions alone take a rounded tensor (compressors/quantize.py).
         rounded = (reader.kind == "add" or self._moves_rounded(reader)) and self._is_rounded(name)
-        return self._elements(name) * BYTES_PER_ELEMENT[_INT8 if rounded else self.float_type]
+        return self._tensors.elements(name) * BYTES_PER_ELEMENT[_INT8 if rounded else self.float_type]
 
     def _rounded_output(self, operation: Operation) -> str:
         follower = self._only_user(operation)
         last = follower if follower and follower.kind in _FUSED_KINDS else operation
         return _INT8 if self._is_rounded(last.name) else self.float_type
-
-    def _elements(self, name: str) -> int:
-        return prod(self._shape(name))
 
     def _only_user(self, operation: Operation) -> Operation | None:
         users = self.graph.users[operation.name]
@@ -242,109 +243,3 @@ class Lowering:
         source = self.graph.by_name[operation.inputs[0]]
         absorbing = _LAYER_KINDS if operation.kind == "batch_norm" else (*_LAYER_KINDS, "batch_norm", "add")
         return source.kind in absorbing and self._only_user(source) is not None
-
-    def _shape(self, name: str) -> tuple[int, ...]:
-        """Return the tensor's shape at this batch size and after removals."""
-        if name not in self._shapes:
-            self._shapes[name] = self._thinned(self.graph.by_name[name])
-        return self._shapes[name]
-
-    def _thinned(self, operation: Operation) -> tuple[int, ...]:
-        first, tail = self._at_batch(prod(operation.shape[:1])), operation.shape[1:]
-        if not tail or not operation.inputs:
-            return first, *tail
-        if operation.layer is not None:
-            outputs = self.choices.outputs(operation.layer)
-            return (first, *tail[:-1], outputs) if operation.kind == "linear" else (first, outputs, *tail[1:])
-        sources = [self._tensor(name) for name in operation.inputs]
-        if operation.kind == "concat":
-            return first, *_joined([it.shape[1:] for it in sources], [self._shape(it.name)[1:] for it in sources], tail)
-        before, after = sources[0].shape, self._shape(sources[0].name)
-        return _flattened(before, after, operation.shape) or (first, *_as_thinned(before[1:], after[1:], tail))
-
-    def _at_batch(self, count: int) -> int:
-        """Return how many there are at this batch size of what the example inputs have so many of."""
-        return max(1, self.batch * count // self._example_batch)
-
-    @cached_property
-    def _example_batch(self) -> int:
-        return next((it.shape[0] for it in self.graph.operations if it.kind == "input" and it.shape), 1)
-
-    def _tensor(self, name: str) -> Operation:
-        """Return the operation that gave the tensor, of which a split or the like gives parts."""
-        operation = self.graph.by_name[name]
-        return operation if operation.shape or not operation.inputs else self._tensor(operation.inputs[0])
-
-
-def _as_thinned(before: tuple[int, ...], after: tuple[int, ...], tail: tuple[int, ...]) -> tuple[int, ...]:
-    """Return a shape whose dimensions follow those of its source that they were equal to."""
-    same = (now if own == was else own for own, was, now in zip(tail, before, after, strict=False))
-    return (*same, *tail[len(before) :])
-
-
-def _flattened(before: tuple[int, ...], after: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...] | None:
-    """Return a shape in which neighbouring dimensions of its source are one, None where it is another."""
-    count = len(before) - len(shape) + 1
-    starts = (start for start in range(len(shape)) if count >= 0 and _merged(before, start, count) == shape)
-    return next((_merged(after, start, count) for start in starts), None)
-
-
-def _merged(shape: tuple[int, ...], start: int, count: int) -> tuple[int, ...]:
-    return (*shape[:start], prod(shape[start : start + count]), *shape[start + count :])
-
-
-def _joined(before: list[tuple[int, ...]], after: list[tuple[int, ...]], tail: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the shape of tensors joined along the dimension that was their sum."""
-    dimensions = zip(tail, zip(*before, strict=True), zip(*after, strict=True), strict=True)
-    return tuple(sum(now) if sum(was) == own else now[0] for own, was, now in dimensions)
-
-
-def _kernel(layer: Layer, channels: Channels, batch: int, precision: str, output: str) -> ComputeKernel:
-    """Return the layer's kernel; the batch of a linear layer is its rows."""
-    if layer.kind == "linear":
-        return ComputeKernel(
-            "linear", batch, channels.inputs, channels.outputs, (), (), (), (), (), 1, precision, output
-        )
-    depthwise = layer.groups == layer.in_channels > 1
-    return ComputeKernel(
-        kind=layer.kind,
-        batch=batch,
-        in_channels=channels.inputs,
-        out_channels=channels.outputs,
-        input_size=layer.input_shape[2:],
-        kernel_size=layer.kernel_size,
-        stride=layer.stride,
-        padding=layer.padding,
-        dilation=layer.dilation,
-        groups=channels.inputs if depthwise else layer.groups,
-        precision=precision,
-        output_precision=output,
-    )
-
-
-def _kernels_of_parts(whole: ComputeKernel, parts: Sequence[Part], between: str) -> Iterator[ComputeKernel]:
-    """Yield the kernels that a split layer runs as; what they hand to each other is `between`."""
-    size = whole.input_size
-    for index, part in enumerate(parts):
-        kernel = replace(
-            whole,
-            in_channels=part.inputs,
-            out_channels=part.outputs,
-            input_size=size,
-            kernel_size=part.kernel_size,
-            stride=part.stride,
-            padding=part.padding,
-            dilation=part.dilation,
-            output_precision=whole.output_precision if index == len(parts) - 1 else between,
-        )
-        size = kernel.output_size
-        yield kernel
-
-
-def _told_apart(kernels: Sequence[ComputeKernel], signed: bool, adds: bool) -> Iterator[ComputeKernel]:
-    """Yield a layer's kernels with what else their time depends on; `signed` is of its inputs."""
-    for index, kernel in enumerate(kernels):
-        reads_signed = signed if index == 0 else kernels[index - 1].output_precision == _INT8
-        is_last = index == len(kernels) - 1
-        bare = not is_last and kernel.output_precision == kernel.precision
-        yield replace(kernel, signed_input=reads_signed, bare=bare, adds=adds and is_last)

@@ -7,7 +7,8 @@ from gulliver.compressors.sparsify import rank_channels, removed_indices, sparsi
 from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
 from gulliver.evaluators.latency.measurement import compile_openvino
 from gulliver.spaces.recipe import LayerRecipe, Recipe, Sparsify
-from gulliver.spaces.space import Space, SpaceOptions
+from gulliver.spaces.space import Space
+from gulliver.spaces.space_options import SpaceOptions
 from gulliver.spaces.trace import trace
 from torch import nn
 

@@ -99,6 +99,17 @@ class TestTheTable:
         assert (row.median_ms, row.share_of_measured_peak) == (None, None)
         assert row.failure == "self.size(0) needs to be greater than 16"
 
+    @pytest.mark.parametrize(
+        ("words", "reason"),
+        [(("out of memory. Tried to allocate 2 GiB\nsee above",), "out of memory"), ((), "RuntimeError")],
+    )
+    def test_a_rival_that_fails_is_told_by_its_first_sentence_or_where_it_has_no_words_by_its_name(self, words, reason):
+        def fail():
+            raise RuntimeError(*words)
+
+        measurement, replay = fused_mlp.prepare(fused_mlp.Call("unfused", fail), torch.zeros(1))
+        assert (measurement.failure, replay) == (reason, None)
+
     def test_a_card_without_the_precision_has_no_share_of_its_peak(self):
         measurement = Measurement("fused, Triton", Times(0.1, 0.09, 0.12, 100), 2e-4)
         row = make_row(Shape("fp8", "even", (64,)), measurement, MEASURED, Ceilings(0, 2e12))

@@ -21,7 +21,8 @@ from gulliver.spaces.recipe import (
     Recipe,
     Sparsify,
 )
-from gulliver.spaces.space import Space, SpaceOptions
+from gulliver.spaces.space import Space
+from gulliver.spaces.space_options import SpaceOptions
 from gulliver.tasks.errors import InputError
 from torch import nn
 from torch.overrides import TorchFunctionMode

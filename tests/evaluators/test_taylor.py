@@ -10,7 +10,8 @@ from gulliver.evaluators.divergence import kl_divergence, mean_divergence
 from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
 from gulliver.evaluators.taylor import TaylorLoss
 from gulliver.spaces.recipe import CALIBRATORS, DECOMPOSITIONS, Decompose, LayerRecipe, Quantize, Recipe, Sparsify
-from gulliver.spaces.space import Space, SpaceOptions
+from gulliver.spaces.space import Space
+from gulliver.spaces.space_options import SpaceOptions
 from gulliver.tasks.errors import InputError
 from scipy.stats import spearmanr
 from torch import nn

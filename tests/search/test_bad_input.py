@@ -12,7 +12,7 @@ from gulliver.search.run_directory import RunDirectory
 from gulliver.search.samplers import Random
 from gulliver.search.settings import FinalistSettings, Race, TrialSettings
 from gulliver.search.tracking import TrackingSettings
-from gulliver.spaces.space import SpaceOptions
+from gulliver.spaces.space_options import SpaceOptions
 from gulliver.tasks.errors import InputError
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend

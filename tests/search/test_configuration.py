@@ -8,7 +8,7 @@ import yaml
 from gulliver import conf
 from gulliver.search.configuration import build, build_target
 from gulliver.search.settings import Budget, FinalistSettings
-from gulliver.spaces.space import SpaceOptions
+from gulliver.spaces.space_options import SpaceOptions
 from gulliver.tasks.errors import InputError
 
 

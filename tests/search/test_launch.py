@@ -142,7 +142,7 @@ def test_the_yaml_holds_the_defaults_of_the_constructors():
     from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
     from gulliver.search.samplers import Nsga2, Solve
     from gulliver.search.settings import Budget, FinalistSettings, SearchSettings, TrialSettings
-    from gulliver.spaces.space import SpaceOptions
+    from gulliver.spaces.space_options import SpaceOptions
 
     job = check("search", [])
     assert job.target == CpuOpenvino()

@@ -17,7 +17,8 @@ from gulliver.search.settings import FinalistSettings, TrialSettings
 from gulliver.search.tracking import TrackingSettings
 from gulliver.spaces.recipe import LayerRecipe, Quantize, Sparsify
 from gulliver.spaces.recipe_file import read_recipe
-from gulliver.spaces.space import SpaceOptions, untouched
+from gulliver.spaces.space import untouched
+from gulliver.spaces.space_options import SpaceOptions
 from gulliver.spaces.trace import trace
 from gulliver.tasks.digits_cnn import DigitsCNN
 from gulliver.tasks.moe_block import MoeBlock

@@ -4,7 +4,8 @@ import pytest
 import torch
 from gulliver.search.pairs import neighbours, pairs_that_matter
 from gulliver.spaces.capabilities import Capabilities
-from gulliver.spaces.space import Space, SpaceOptions
+from gulliver.spaces.space import Space
+from gulliver.spaces.space_options import SpaceOptions
 from gulliver.spaces.trace import trace
 from torch import nn
 

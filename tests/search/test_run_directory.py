@@ -5,7 +5,7 @@ import pytest
 from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
 from gulliver.search.run_directory import RunDirectory, settings_record
 from gulliver.search.settings import SearchSettings
-from gulliver.spaces.space import SpaceOptions
+from gulliver.spaces.space_options import SpaceOptions
 from gulliver.tasks.errors import InputError
 
 

@@ -18,7 +18,7 @@ from gulliver.search.make_finalists import SOLVED_BETWEEN
 from gulliver.search.settings import FinalistSettings
 from gulliver.search.tracking import TrackingSettings
 from gulliver.spaces.recipe_file import read_recipe
-from gulliver.spaces.space import SpaceOptions
+from gulliver.spaces.space_options import SpaceOptions
 from gulliver.tasks.digits_cnn import DigitsCNN
 
 GULLIVER = Path(sys.executable).with_name("gulliver")

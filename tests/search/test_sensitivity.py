@@ -12,7 +12,8 @@ from gulliver.evaluators.taylor import TaylorLoss
 from gulliver.search import sensitivity as module
 from gulliver.search.pairs import pairs_that_matter
 from gulliver.search.sensitivity import Sensitivities, SensitivitySettings, measure_sensitivities
-from gulliver.spaces.space import Space, SpaceOptions
+from gulliver.spaces.space import Space
+from gulliver.spaces.space_options import SpaceOptions
 from gulliver.tasks.errors import InputError
 from gulliver.tasks.residual_network import ResidualNetwork
 

@@ -18,7 +18,8 @@ from gulliver.search.sensitivity_report import (
 )
 from gulliver.search.study import Candidate
 from gulliver.spaces.recipe import DECOMPOSITIONS
-from gulliver.spaces.space import Space, SpaceOptions
+from gulliver.spaces.space import Space
+from gulliver.spaces.space_options import SpaceOptions
 from gulliver.tasks.errors import InputError
 from gulliver.tasks.residual_network import ResidualNetwork
 

@@ -3,7 +3,7 @@ import torch
 from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
 from gulliver.search.launch import check
 from gulliver.search.show_space import show_space
-from gulliver.spaces.space import SpaceOptions
+from gulliver.spaces.space_options import SpaceOptions
 from gulliver.tasks.errors import InputError
 from torch import nn
 

@@ -14,7 +14,7 @@ from gulliver.search.settings import Budget, FinalistSettings, SearchSettings, T
 from gulliver.search.solve_run import open_solver, solve_table
 from gulliver.search.tracking import TrackingSettings
 from gulliver.spaces.recipe import Finetune
-from gulliver.spaces.space import SpaceOptions
+from gulliver.spaces.space_options import SpaceOptions
 from gulliver.tasks.digits_cnn import DigitsCNN
 from gulliver.tasks.moe_block import MoeBlock
 

@@ -5,7 +5,8 @@ import torch
 from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
 from gulliver.search.sensitivity import Sensitivities
 from gulliver.search.transfer import transferred
-from gulliver.spaces.space import Space, SpaceOptions
+from gulliver.spaces.space import Space
+from gulliver.spaces.space_options import SpaceOptions
 from gulliver.spaces.trace import trace
 from torch import nn
 
@@ -28,7 +29,9 @@ def space(graph, target):
 def measured(graph):
     """Return what was measured on the coarse ladder: a loss of the ratio squared, of a tenth in int8."""
     old = space(graph, COARSE)
-    losses = {("sparsity/0", rung): ratio**2 for rung, ratio in enumerate(old.ratios(graph.channel_groups[0])) if rung}
+    losses = {
+        ("sparsity/0", rung): ratio**2 for rung, ratio in enumerate(old.ladders.ratios(graph.channel_groups[0])) if rung
+    }
     losses |= {("precision/0", 1): 0.1, ("precision/3", 1): 0.2}
     return Sensitivities("direct", losses, {("precision/0", "sparsity/0"): 0.5, ("rank/0", "sparsity/0"): 0.25})
 
@@ -36,14 +39,14 @@ def measured(graph):
 def test_between_two_measured_ratios_the_loss_changes_evenly(graph, measured):
     new = space(graph, FINE)
     found = transferred(measured, space(graph, COARSE), new)
-    rung = new.ratios(graph.channel_groups[0]).index(0.375)
+    rung = new.ladders.ratios(graph.channel_groups[0]).index(0.375)
     assert found.losses["sparsity/0", rung] == pytest.approx((0.25**2 + 0.5**2) / 2)
 
 
 def test_what_was_measured_stays_as_it_is(graph, measured):
     new = space(graph, FINE)
     found = transferred(measured, space(graph, COARSE), new)
-    rung = new.ratios(graph.channel_groups[0]).index(0.5)
+    rung = new.ladders.ratios(graph.channel_groups[0]).index(0.5)
     assert found.losses["sparsity/0", rung] == pytest.approx(0.25)
     assert found.losses["precision/3", 1] == 0.2
     assert found.method == "direct"

@@ -5,12 +5,11 @@ import pytest
 import torch
 from gulliver.spaces.capabilities import Capabilities
 from gulliver.spaces.recipe import CALIBRATORS, DECOMPOSITIONS, Decompose, LayerRecipe, Quantize, Recipe, Sparsify
-from gulliver.spaces.shapes import Channels, break_even_rank, channels_after
-from gulliver.spaces.space import Space, SpaceOptions
-from gulliver.spaces.trace import trace
+from gulliver.spaces.shapes import break_even_rank, channels_after
+from gulliver.spaces.space import Space
+from gulliver.spaces.space_options import SpaceOptions
 from gulliver.tasks.errors import InputError
 from optuna.trial import FixedTrial
-from torch import nn
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 CPU = Capabilities("bfloat16", dict.fromkeys(("conv1d", "conv2d", "linear"), ((8, 8),)), 16, 8, 32)
@@ -48,43 +47,10 @@ def test_dimensions_are_precisions_sparsities_and_ranks_in_a_fixed_order(residua
     ]
 
 
-def test_ratios_leave_multiples_of_16_or_of_8_up_to_32(residual):
-    space = Space(residual, CPU)
-    for name, kept in (("stem", [32, 24, 16, 8]), ("conv1", [48, 32, 24, 16])):
-        recipes = [space.decode({f"sparsity/{name}": rung}) for rung in range(4)]
-        assert [channels_after(residual, recipe)[name].outputs for recipe in recipes] == kept
-
-
-@pytest.mark.parametrize(("max_ratio", "kept"), [(0.75, [48, 32, 24, 16]), (0.9, [48, 32, 24, 16, 8]), (0, [48])])
-def test_no_more_than_the_largest_ratio_is_offered(max_ratio, kept, residual):
-    space = Space(residual, CPU, SpaceOptions(max_ratio=max_ratio))
-    rungs = {dimension.name: dimension.rungs for dimension in space.dimensions}.get("sparsity/conv1", 1)
-    recipes = [space.decode({"sparsity/conv1": rung}) for rung in range(rungs)]
-    assert [channels_after(residual, recipe)["conv2"].inputs for recipe in recipes] == kept
-
-
 def test_all_layers_of_a_group_get_one_ratio(residual):
     recipe = Space(residual, CPU).decode({"sparsity/stem": 2})
     assert recipe.layers["stem"].sparsify == recipe.layers["conv2"].sparsify == Sparsify(0.5, reconstruct=True)
     assert recipe.layers["conv1"].sparsify is None
-
-
-def test_ranks_are_multiples_of_8_near_the_asked_shares_of_break_even(plain):
-    # conv2 breaks even at 96: 0.67 * 96 = 64.3 and 0.33 * 96 = 31.7; pruned to 32 -> 32, at 48: 32.2 and 15.8.
-    space = Space(plain, CPU)
-    ranks = [space.decode({"rank/conv2": rung}).layers["conv2"].decompose for rung in range(3)]
-    assert ranks == [None, Decompose(64), Decompose(32)]
-    pruned = {"sparsity/conv1": 2, "sparsity/conv2": 2}
-    ranks = [space.decode(pruned | {"rank/conv2": rung}).layers["conv2"].decompose for rung in range(3)]
-    assert ranks == [None, Decompose(32), Decompose(16)]
-
-
-def test_a_layer_that_breaks_even_below_every_rank_that_the_target_likes_is_not_split():
-    # Linear layers break even at 24 * 24 / 48 = 12 and 64 * 64 / 128 = 32, where 16 is the nearest to both shares.
-    graph = trace(nn.Sequential(nn.Linear(24, 24), nn.Linear(24, 64), nn.Linear(64, 64)), (torch.zeros(1, 24),))
-    space = Space(graph, replace(CPU, small_channels=0))
-    assert splits_at(space, "0", 24, 24) == ()
-    assert splits_at(space, "2", 64, 64) == (Decompose(16), Decompose(16))
 
 
 def random_rungs(space, count):
@@ -103,87 +69,6 @@ def test_every_rank_saves_multiply_accumulates(space):
                 assert choice.decompose.rank < break_even_rank(space.graph.layers[name], channels[name], kind)
                 ranks += 1
     assert ranks > 20
-
-
-def test_grouped_and_one_dimensional_layers_have_no_rank(mixed):
-    names = {dimension.name for dimension in Space(mixed, CPU).dimensions}
-    assert not names & {"rank/depthwise", "rank/grouped"}
-    graph = one_dimensional()
-    assert {dimension.method for dimension in Space(graph, CPU).dimensions} == {"precision", "sparsity"}
-
-
-def one_dimensional():
-    network = nn.Sequential(nn.Conv1d(64, 64, 3), nn.Conv1d(64, 64, 3)).eval()
-    return trace(network, (torch.zeros(1, 64, 20),))
-
-
-def splits_at(space, name, inputs, outputs):
-    return space.splits(space.graph.layers[name], Channels(inputs, outputs))
-
-
-def test_all_bits_are_offered_with_every_calibrator(plain):
-    space = Space(plain, CHIP, SpaceOptions(calibrators=("mse", "min_max")))
-    offered = [space.decode({"precision/conv1": rung}).layers["conv1"].quantize for rung in range(5)]
-    assert offered == [
-        None,
-        Quantize(8, 8, "mse"),
-        Quantize(8, 8, "min_max"),
-        Quantize(4, 8, "mse"),
-        Quantize(4, 8, "min_max"),
-    ]
-    rungs = {it.name: it.rungs for it in space.dimensions if it.method == "precision"}
-    assert rungs == {"precision/conv1": 5, "precision/conv2": 5, "precision/linear": 3}
-
-
-def test_every_kind_of_split_has_ranks_near_the_asked_shares_of_its_own_break_even(plain):
-    # conv2 breaks even at 96, 57.6 and 57.3: 64.3 and 31.7; 38.6 and 19.0; 38.4 and 18.9.
-    space = Space(plain, CPU, SpaceOptions(decompositions=("svd", "channel_svd", "tucker2")))
-    assert splits_at(space, "conv2", 64, 64) == (
-        Decompose(64),
-        Decompose(32),
-        *(Decompose(rank, kind) for kind in ("channel_svd", "tucker2") for rank in (32, 16)),
-    )
-    decoded = [space.decode({"rank/conv2": rung}).layers["conv2"].decompose for rung in range(7)]
-    assert decoded == [None, *splits_at(space, "conv2", 64, 64)]
-
-
-def test_a_rung_is_of_one_kind_at_all_channel_counts_and_whole_where_that_kind_saves_nothing(residual):
-    # conv1 breaks even at its 32 inputs and 57.6: 21.4 and 10.6, 38.6 and 19.0. With 8 inputs at these 8 and at 20.6.
-    space = Space(residual, CPU, SpaceOptions(decompositions=("tucker2", "svd")))
-    whole = (Decompose(24, "tucker2"), Decompose(8, "tucker2"), Decompose(32), Decompose(16))
-    assert splits_at(space, "conv1", 32, 48) == whole
-    assert splits_at(space, "conv1", 8, 48) == (None, None, Decompose(16), Decompose(8))
-    recipe = space.decode({"sparsity/stem": 3, "rank/conv1": 1})
-    assert recipe.layers["conv1"].decompose is None
-    assert space.encode(recipe)["rank/conv1"] == 0
-
-
-def test_kinds_are_offered_only_to_layers_that_they_split_in_a_way_of_their_own(plain, mixed):
-    def ranked(graph, *kinds):
-        dimensions = Space(graph, CPU, SpaceOptions(decompositions=kinds)).dimensions
-        return {it.owner: it.rungs for it in dimensions if it.method == "rank"}
-
-    assert ranked(plain, "svd") == {"conv1": 3, "conv2": 3, "linear": 3}
-    assert ranked(plain, "svd", "tucker2") == {"conv1": 3, "conv2": 5, "linear": 3}
-    assert ranked(plain, "tucker2") == {"conv2": 3}
-    assert not {"depthwise", "grouped", "join"} & ranked(mixed, "tucker2").keys()
-    assert ranked(one_dimensional(), "svd", "channel_svd", "tucker2") == {"0": 5, "1": 5}
-
-
-def test_kinds_that_are_not_offered_are_noted_once_for_layers_that_are_alike(plain, mixed):
-    def notes(graph, *kinds):
-        return [
-            it for it in Space(graph, CPU, SpaceOptions(decompositions=kinds)).notes if "_svd" in it or "tuck" in it
-        ]
-
-    assert notes(plain, "svd", "channel_svd", "tucker2") == [
-        "linear: channel_svd is not offered, because svd is the same there",
-        "linear: tucker2 is not offered, because two layers give as much there",
-    ]
-    assert notes(mixed, "channel_svd") == [
-        "conv2d 1x1: channel_svd is not offered, because svd is the same there",
-        "grouped conv2d 3x3: channel_svd is not offered, because its channels are in groups",
-    ]
 
 
 def test_encoding_what_is_decoded_gives_the_same_recipe(space):
@@ -214,31 +99,6 @@ def test_an_enqueued_recipe_is_the_one_that_is_suggested(space):
     recipe = space.uniform(0.5, rank_rung=1)
     study.enqueue_trial(space.encode(recipe))
     assert space.suggest(study.ask()) == recipe
-
-
-def test_four_bits_are_not_offered_on_the_cpu_and_a_note_says_so(plain):
-    space = Space(plain, CPU)
-    assert {it.rungs for it in space.dimensions if it.method == "precision"} == {2}
-    assert space.notes == (
-        "conv2d: 4-bit weights with 8-bit activations are not offered, because the target has no such kernel",
-        "linear: 4-bit weights with 8-bit activations are not offered, because the target has no such kernel",
-        "linear: channels are not removed, because its channels are the network's outputs",
-    )
-
-
-def test_four_bits_are_offered_where_the_target_has_them(plain):
-    space = Space(plain, CHIP)
-    rungs = {it.name: it.rungs for it in space.dimensions if it.method == "precision"}
-    assert rungs == {"precision/conv1": 3, "precision/conv2": 3, "precision/linear": 2}
-    assert space.decode({"precision/conv1": 2}).layers["conv1"].quantize == Quantize(4, 8)
-    assert [note for note in space.notes if "4-bit" in note] == [
-        "linear: 4-bit weights with 8-bit activations are not offered, because the target has no such kernel"
-    ]
-
-
-def test_a_target_without_channel_sparsity_is_offered_none(plain):
-    space = Space(plain, replace(CPU, sparsities=()))
-    assert {dimension.method for dimension in space.dimensions} == {"precision", "rank"}
 
 
 def test_layers_kept_in_floating_point_have_no_precision_and_say_why(plain):
@@ -273,33 +133,6 @@ def test_an_empty_space_is_refused(plain):
     options = SpaceOptions(bits=((4, 8),), max_ratio=0, ranks=())
     with pytest.raises(InputError, match=r"^the space is empty: nothing that `space` allows can run on this target$"):
         Space(plain, CPU, options)
-
-
-@pytest.mark.parametrize(
-    ("options", "rule"),
-    [
-        ({"max_ratio": 1}, "`0 <= space.max_ratio < 1` must hold, but it is 1"),
-        ({"max_ratio": -0.5}, "`0 <= space.max_ratio < 1` must hold, but it is -0.5"),
-        ({"ranks": (0.5, 1.0)}, "`0 < rank < 1` must hold for space.ranks, but one is 1.0"),
-        (
-            {"calibrators": ("min_max", "kl")},
-            "space.calibrators must be one or more different ones of min_max, percentile, entropy, mse, "
-            "but are min_max, kl",
-        ),
-        (
-            {"decompositions": ("svd", "svd")},
-            "space.decompositions must be one or more different ones of svd, channel_svd, tucker2, but are svd, svd",
-        ),
-        (
-            {"decompositions": ()},
-            "space.decompositions must be one or more different ones of svd, channel_svd, tucker2, but are none",
-        ),
-    ],
-)
-def test_options_out_of_range_are_refused(options, rule):
-    with pytest.raises(InputError) as caught:
-        SpaceOptions(**options)
-    assert str(caught.value) == rule
 
 
 def test_an_unknown_layer_to_keep_in_floating_point_is_refused(plain):

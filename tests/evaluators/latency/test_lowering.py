@@ -1,26 +1,15 @@
 """Expectations by hand for a residual block at batch 2: a map of 16 channels has 2048 elements, one of 32 has 4096."""
 
-from dataclasses import replace
-from random import Random
-
 import pytest
 import torch
-from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
 from gulliver.evaluators.latency.kernel import ComputeKernel, KernelCall, MemoryKernel
 from gulliver.evaluators.latency.lowering import Lowering, all_calls
 from gulliver.spaces.choices import RecipeChoices
-from gulliver.spaces.layer_graph import ChannelGroup, Coupling
-from gulliver.spaces.recipe import DECOMPOSITIONS, Decompose, LayerRecipe, Quantize, Recipe, Sparsify
-from gulliver.spaces.space import Space, SpaceOptions
+from gulliver.spaces.recipe import Decompose, LayerRecipe, Quantize, Recipe, Sparsify
 from gulliver.spaces.trace import trace
 from torch import nn
 
 INT8 = LayerRecipe(quantize=Quantize())
-
-
-def lowered(graph, float_type="bfloat16", default=None, **choices):
-    recipe = Recipe({name: choices.get(name, default or LayerRecipe()) for name in graph.layers})
-    return CpuOpenvino(batch=2, float_type=float_type).lower(graph, recipe)
 
 
 def convolution(inputs, outputs, precision, output, kernel=(3, 3), padding=(1, 1), groups=1, size=(8, 8), **facts):
@@ -42,7 +31,7 @@ def facts(calls):
     return [(call.kernel, call.owner, call.fused) for call in calls]
 
 
-def test_in_bfloat16_all_but_the_pooling_fuses(block):
+def test_in_bfloat16_all_but_the_pooling_fuses(block, lowered):
     assert facts(lowered(block)) == [
         (convolution(16, 16, "bfloat16", "bfloat16"), "stem", ("relu",)),
         (convolution(16, 32, "bfloat16", "bfloat16"), "conv1", ("batch_norm", "relu")),
@@ -52,7 +41,7 @@ def test_in_bfloat16_all_but_the_pooling_fuses(block):
     ]
 
 
-def test_in_int8_the_input_is_rounded_and_the_addition_is_a_pass(block):
+def test_in_int8_the_input_is_rounded_and_the_addition_is_a_pass(block, lowered):
     calls = lowered(block, default=INT8)
     assert facts(calls) == [
         (MemoryKernel("round", 2048 * 2 + 2048), "images", ()),
@@ -67,7 +56,7 @@ def test_in_int8_the_input_is_rounded_and_the_addition_is_a_pass(block):
     assert calls[4].note == "an int8 convolution absorbs no addition"
 
 
-def test_one_int8_layer_among_floats_costs_a_conversion_and_the_addition_reads_what_was_rounded(block):
+def test_one_int8_layer_among_floats_costs_a_conversion_and_the_addition_reads_what_was_rounded(block, lowered):
     calls = lowered(block, conv1=INT8)
     assert facts(calls) == [
         (convolution(16, 16, "bfloat16", "int8"), "stem", ("relu",)),
@@ -82,7 +71,7 @@ def test_one_int8_layer_among_floats_costs_a_conversion_and_the_addition_reads_w
     assert calls[4].note == "no convolution absorbs a rounded addend"
 
 
-def test_an_int8_layer_before_an_addition_keeps_it_a_pass(block):
+def test_an_int8_layer_before_an_addition_keeps_it_a_pass(block, lowered):
     calls = lowered(block, conv2=INT8)
     assert facts(calls)[1:5] == [
         (convolution(16, 32, "bfloat16", "int8"), "conv1", ("batch_norm", "relu")),
@@ -104,14 +93,14 @@ def test_where_kernels_are_not_told_apart_an_addition_is_priced_by_what_it_reads
     assert calls[3].note == "the residual is read by the convolution"
 
 
-def test_in_float32_passes_move_four_bytes_an_element(block):
+def test_in_float32_passes_move_four_bytes_an_element(block, lowered):
     kernels = [call.kernel for call in lowered(block, "float32", conv2=INT8)]
     assert MemoryKernel("add", 3 * 2048 * 4) in kernels
     assert MemoryKernel("pool", 2048 * 4 + 32 * 4) in kernels
 
 
 @pytest.mark.parametrize(("quantize", "precision"), [(None, "bfloat16"), (Quantize(), "int8")])
-def test_a_split_layer_is_two_kernels_and_the_second_fuses(quantize, precision, block):
+def test_a_split_layer_is_two_kernels_and_the_second_fuses(quantize, precision, block, lowered):
     calls = lowered(block, conv1=LayerRecipe(None, Decompose(8), quantize))
     first, second = (call for call in calls if call.owner == "conv1")
     between = {"signed_input": precision == "int8"}
@@ -123,7 +112,7 @@ def test_a_split_layer_is_two_kernels_and_the_second_fuses(quantize, precision, 
 
 
 @pytest.mark.parametrize(("quantize", "precision"), [(None, "bfloat16"), (Quantize(), "int8")])
-def test_a_layer_split_by_channels_is_a_thinner_convolution_and_a_1x1_that_fuses(quantize, precision, block):
+def test_a_layer_split_by_channels_is_a_thinner_convolution_and_a_1x1_that_fuses(quantize, precision, block, lowered):
     calls = lowered(block, conv1=LayerRecipe(None, Decompose(8, "channel_svd"), quantize))
     first, second = (call for call in calls if call.owner == "conv1")
     between = {"signed_input": precision == "int8"}
@@ -136,7 +125,7 @@ def test_a_layer_split_by_channels_is_a_thinner_convolution_and_a_1x1_that_fuses
 
 
 @pytest.mark.parametrize(("quantize", "precision"), [(None, "bfloat16"), (Quantize(), "int8")])
-def test_a_layer_split_by_tucker_is_a_core_between_two_1x1_of_which_the_last_fuses(quantize, precision, block):
+def test_a_layer_split_by_tucker_is_a_core_between_two_1x1_of_which_the_last_fuses(quantize, precision, block, lowered):
     calls = lowered(block, conv1=LayerRecipe(None, Decompose(8, "tucker2", 6), quantize))
     parts = [call for call in calls if call.owner == "conv1"]
     between = {"signed_input": precision == "int8"}
@@ -148,70 +137,7 @@ def test_a_layer_split_by_tucker_is_a_core_between_two_1x1_of_which_the_last_fus
     assert [call.kernel.macs for call in parts] == [2 * 64 * 16 * 6, 2 * 64 * 6 * 8 * 9, 2 * 64 * 8 * 32]
 
 
-def test_the_64_by_64_example_cuts_a_third_and_two_thirds():
-    network = nn.Sequential(nn.Conv2d(64, 64, 3, padding=1)).eval()
-    graph = trace(network, (torch.zeros(1, 64, 8, 8),))
-
-    def macs(split):
-        return sum(call.kernel.macs for call in lowered(graph, default=LayerRecipe(None, split)))
-
-    # 64*64*9 = 36864 a pixel; 32 * (64*3 + 64*3); 32 * (64*9 + 64); 64*32 + 32*32*9 + 32*64.
-    assert [macs(it) / (2 * 64) for it in (None, *(Decompose(32, kind) for kind in DECOMPOSITIONS))] == [
-        36864,
-        12288,
-        20480,
-        13312,
-    ]
-
-
-def test_a_strided_tucker_reads_every_pixel_and_computes_its_core_where_it_gives_one():
-    network = nn.Sequential(nn.Conv2d(64, 64, 3, stride=2, padding=1)).eval()
-    graph = trace(network, (torch.zeros(1, 64, 8, 8),))
-    thin, core, widen = (it.kernel for it in lowered(graph, default=LayerRecipe(None, Decompose(16, "tucker2"))))
-    assert [thin.macs, core.macs, widen.macs] == [2 * 64 * 64 * 16, 2 * 16 * 16 * 16 * 9, 2 * 16 * 16 * 64]
-    assert (thin.output_size, core.output_size, widen.output_size) == ((8, 8), (4, 4), (4, 4))
-
-
-def test_a_one_dimensional_layer_is_split_by_its_channels():
-    graph = trace(nn.Sequential(nn.Conv1d(16, 32, 5, 2, 2)).eval(), (torch.zeros(1, 16, 20),))
-    first, second = (it.kernel for it in lowered(graph, default=LayerRecipe(None, Decompose(4, "channel_svd"))))
-    assert (first.kernel_size, first.stride, first.padding, first.output_size) == ((5,), (2,), (2,), (10,))
-    assert (second.kind, second.kernel_size, second.input_size, second.macs) == ("conv1d", (1,), (10,), 2 * 10 * 4 * 32)
-
-
-def macs_of(graph, recipe, layer):
-    kernels = (call.kernel for call in CpuOpenvino(batch=2).lower(graph, recipe) if call.owner == layer)
-    return sum(kernel.macs for kernel in kernels if isinstance(kernel, ComputeKernel))
-
-
-def test_every_split_that_a_search_is_offered_saves_multiply_accumulates(block):
-    space = Space(block, CpuOpenvino().capabilities, SpaceOptions(ranks=(0.9, 0.5), decompositions=DECOMPOSITIONS))
-    random, compared = Random(0), set()
-    for _ in range(100):
-        recipe = space.decode({it.name: random.randrange(it.rungs) for it in space.dimensions})
-        for name, choice in recipe.layers.items():
-            if choice.decompose:
-                whole = Recipe({**recipe.layers, name: replace(choice, decompose=None)})
-                assert macs_of(block, recipe, name) < macs_of(block, whole, name)
-                compared.add((name, choice.decompose))
-    assert {split.kind for _, split in compared} == set(DECOMPOSITIONS)
-
-
-def test_the_halves_of_a_strided_layer_share_its_stride_and_dilation():
-    network = nn.Sequential(nn.Conv2d(4, 8, 3, stride=2, padding=2, dilation=2), nn.Linear(4, 6)).eval()
-    graph = trace(network, (torch.zeros(1, 4, 8, 8),))
-    first, second, *halves = (call.kernel for call in lowered(graph, default=LayerRecipe(None, Decompose(3))))
-    assert (first.stride, first.padding, first.dilation, first.output_size) == ((2, 1), (2, 0), (2, 1), (4, 8))
-    assert (second.input_size, second.stride, second.padding, second.dilation) == ((4, 8), (1, 2), (0, 2), (1, 2))
-    assert second.output_size == (4, 4)
-    # The linear layer's rows are all but the last dimension: 2 * 8 * 4.
-    assert [(it.kind, it.batch, it.in_channels, it.out_channels) for it in halves] == [
-        ("linear", 64, 4, 3),
-        ("linear", 64, 3, 6),
-    ]
-
-
-def test_removed_channels_are_gone_from_kernels_and_passes(block):
+def test_removed_channels_are_gone_from_kernels_and_passes(block, lowered):
     half = LayerRecipe(Sparsify(0.5))
     kernels = [call.kernel for call in lowered(block, stem=half, conv1=half, conv2=half)]
     assert kernels == [
@@ -223,16 +149,7 @@ def test_removed_channels_are_gone_from_kernels_and_passes(block):
     ]
 
 
-def test_a_thinned_depthwise_convolution_has_as_many_groups_as_channels():
-    layers = [nn.Conv2d(4, 16, 1), nn.Conv2d(16, 16, 3, padding=1, groups=16), nn.Conv2d(16, 4, 1)]
-    graph = trace(nn.Sequential(*layers).eval(), (torch.zeros(1, 4, 8, 8),))
-    half = {"0": LayerRecipe(Sparsify(0.5)), "1": LayerRecipe(Sparsify(0.5))}
-    calls = lowered(graph, **half)
-    assert calls[1].kernel == convolution(8, 8, "bfloat16", "bfloat16", groups=8)
-    assert calls[1].kernel.macs == 2 * 8 * 64 * 9
-
-
-def test_a_tensor_needed_rounded_and_not_is_converted():
+def test_a_tensor_needed_rounded_and_not_is_converted(lowered):
     class Both(nn.Module):
         def __init__(self):
             super().__init__()
@@ -253,7 +170,7 @@ def test_a_tensor_needed_rounded_and_not_is_converted():
     assert calls[2].note == "the output of stem is needed both in int8 and in bfloat16"
 
 
-def test_a_rounding_stands_before_the_pool_that_selects_its_values():
+def test_a_rounding_stands_before_the_pool_that_selects_its_values(lowered):
     layers = [nn.Conv2d(16, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(256, 16)]
     graph = trace(nn.Sequential(*layers).eval(), (torch.zeros(1, 16, 8, 8),))
     pool = MemoryKernel("pool", 2048 + 512)
@@ -265,14 +182,14 @@ def test_a_rounding_stands_before_the_pool_that_selects_its_values():
     ]
 
 
-def test_an_average_is_rounded_behind_its_pool():
+def test_an_average_is_rounded_behind_its_pool(lowered):
     layers = [nn.Conv2d(16, 16, 3, padding=1), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(256, 16)]
     graph = trace(nn.Sequential(*layers).eval(), (torch.zeros(1, 16, 8, 8),))
     calls = [call.kernel for call in lowered(graph, default=INT8)]
     assert calls[1:3] == [signed(16, 16, "bfloat16"), MemoryKernel("pool", 2048 * 2 + 512)]
 
 
-def test_what_a_relu_gave_stays_without_signs_through_pools_joins_and_additions():
+def test_what_a_relu_gave_stays_without_signs_through_pools_joins_and_additions(lowered):
     class Network(nn.Module):
         def __init__(self):
             super().__init__()
@@ -290,14 +207,14 @@ def test_what_a_relu_gave_stays_without_signs_through_pools_joins_and_additions(
 
 
 @pytest.mark.parametrize("last", [nn.SiLU(), nn.Identity(), nn.BatchNorm2d(16)])
-def test_what_no_relu_gave_may_be_below_zero(last):
+def test_what_no_relu_gave_may_be_below_zero(last, lowered):
     graph = trace(nn.Sequential(nn.Conv2d(16, 16, 1), last, nn.Conv2d(16, 16, 1)).eval(), (torch.zeros(1, 16, 8, 8),))
     assert lowered(graph, default=INT8)[-1].kernel.signed_input
     assert not lowered(graph)[-1].kernel.signed_input
 
 
 @pytest.mark.parametrize(("is_shared", "output"), [(False, "int8"), (True, "bfloat16")])
-def test_joined_values_are_rounded_before_they_are_joined_where_nothing_else_reads_them(is_shared, output):
+def test_joined_values_are_rounded_before_they_are_joined_where_nothing_else_reads_them(is_shared, output, lowered):
     class Joined(nn.Module):
         def __init__(self):
             super().__init__()
@@ -315,109 +232,15 @@ def test_joined_values_are_rounded_before_they_are_joined_where_nothing_else_rea
     assert kernels[3] == MemoryKernel("concat", 4096 * size + 4096)
 
 
-class Parts(nn.Module):
-    """A gated product over half of the tokens of a sequence, joined with the other half."""
-
-    def __init__(self):
-        super().__init__()
-        self.gate, self.up, self.down = nn.Linear(16, 32), nn.Linear(16, 32), nn.Linear(32, 16)
-
-    def forward(self, tokens):
-        first, second = torch.split(tokens, [4, 4], 1)
-        product = torch.sigmoid(self.gate(first)) * self.up(first)
-        return torch.cat([self.down(product), second], 1)
-
-
-def passes(calls):
-    return [call.kernel for call in calls if isinstance(call.kernel, MemoryKernel)]
-
-
-def test_parts_of_a_tensor_are_copied_and_the_split_itself_is_free():
-    graph = trace(Parts().eval(), (torch.zeros(1, 8, 16),))
-    elements, hidden = 2 * 4 * 16, 2 * 4 * 32
-    rest = [MemoryKernel("other", 2 * hidden * 2), MemoryKernel("other", 3 * hidden * 2)]
-    copy, joined = MemoryKernel("slice", 2 * elements * 2), MemoryKernel("concat", 4 * elements * 2)
-    assert passes(lowered(graph)) == [copy, copy, *rest, joined]
-    # The part that an int8 layer reads is copied first: rounding it is a kernel of its own.
-    rounded = MemoryKernel("round", elements * 2 + elements)
-    assert passes(lowered(graph, gate=INT8, up=INT8)) == [copy, rounded, copy, *rest, joined]
-
-
-def test_removed_channels_of_sequences_are_gone_from_the_passes():
-    graph = trace(Parts().eval(), (torch.zeros(1, 8, 16),))
-    half = LayerRecipe(Sparsify(0.5))
-    graph = replace(graph, channel_groups=(_hidden_group(),))
-    _, _, sigmoid, product, _ = passes(lowered(graph, gate=half, up=half))
-    assert (sigmoid.bytes_moved, product.bytes_moved) == (2 * (2 * 4 * 16) * 2, 3 * (2 * 4 * 16) * 2)
-
-
-def _hidden_group():
-    indices = tuple((channel,) for channel in range(32))
-    sides = (("gate", "out"), ("up", "out"), ("down", "in"))
-    return ChannelGroup("gate", 32, ("gate", "up"), tuple(Coupling(name, side, indices) for name, side in sides))
-
-
 @pytest.mark.parametrize("weights", [Quantize(8, 16), Quantize(8, 8, group_size=16)], ids=["16 bits", "groups"])
-def test_a_layer_whose_weights_alone_are_quantized_runs_in_floating_point(weights, block):
+def test_a_layer_whose_weights_alone_are_quantized_runs_in_floating_point(weights, block, lowered):
     assert lowered(block, default=LayerRecipe(quantize=weights)) == lowered(block)
     split = lowered(block, conv1=LayerRecipe(None, Decompose(8), weights))
     assert split == lowered(block, conv1=LayerRecipe(None, Decompose(8)))
 
 
-def test_flattening_costs_nothing_and_widens_the_linear_layer():
-    network = nn.Sequential(nn.Conv2d(4, 8, 1), nn.Flatten(), nn.Linear(8 * 64, 3)).eval()
-    graph = trace(network, (torch.zeros(1, 4, 8, 8),))
-    calls = lowered(graph, **{"0": LayerRecipe(Sparsify(0.5))})
-    assert len(calls) == 2
-    assert (calls[1].kernel.in_channels, calls[1].kernel.out_channels) == (256, 3)
-
-
-class Folded(nn.Module):
-    """Two linear layers, between which tokens become samples of their own."""
-
-    def __init__(self, fold):
-        super().__init__()
-        self.first, self.last, self.fold = nn.Linear(16, 32), nn.Linear(32, 8), fold
-
-    def forward(self, tokens):
-        return self.last(torch.sigmoid(self.fold(self.first(tokens))))
-
-
-@pytest.mark.parametrize("example_batch", [1, 3])
-@pytest.mark.parametrize(
-    ("fold", "moves"),
-    [
-        (lambda hidden: hidden, False),
-        (lambda hidden: hidden.flatten(0, 1), False),
-        (lambda hidden: hidden.reshape(-1, 32), True),
-    ],
-    ids=["tokens", "flatten", "reshape"],
-)
-def test_tokens_that_become_samples_are_as_many_rows_and_bytes_as_before(fold, moves, example_batch):
-    graph = trace(Folded(fold), (torch.zeros(example_batch, 5, 16),))
-    calls = lowered(graph, first=LayerRecipe(Sparsify(0.5)))
-    kernels = [call.kernel for call in calls if isinstance(call.kernel, ComputeKernel)]
-    # At batch 2 there are 2 * 5 tokens, of 16 channels of the 32 that there were.
-    assert [(it.batch, it.in_channels, it.out_channels) for it in kernels] == [(10, 16, 16), (10, 16, 8)]
-    assert passes(calls) == [MemoryKernel("other", 2 * (10 * 16) * 2)] * (1 + moves)
-
-
-def test_frames_that_become_images_are_convolved_one_by_one():
-    class Frames(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv = nn.Conv2d(4, 8, 3, padding=1)
-
-        def forward(self, videos):
-            return torch.sigmoid(self.conv(videos.flatten(0, 1)))
-
-    calls = lowered(trace(Frames(), (torch.zeros(1, 6, 4, 8, 8),)))
-    assert calls[0].kernel.batch == 2 * 6
-    assert passes(calls) == [MemoryKernel("other", 2 * (2 * 6 * 8 * 64) * 2)]
-
-
 @pytest.mark.parametrize(("choice", "written"), [(LayerRecipe(), 2), (INT8, 1)])
-def test_a_batch_norm_that_follows_no_layer_is_a_pass_which_absorbs_its_activation(choice, written):
+def test_a_batch_norm_that_follows_no_layer_is_a_pass_which_absorbs_its_activation(choice, written, lowered):
     norm_first = nn.Sequential(nn.MaxPool2d(1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 1))
     calls = lowered(trace(norm_first.eval(), (torch.zeros(1, 16, 8, 8),)), default=choice)
     passes = [call.kernel for call in calls if isinstance(call.kernel, MemoryKernel)]
@@ -427,7 +250,7 @@ def test_a_batch_norm_that_follows_no_layer_is_a_pass_which_absorbs_its_activati
     ]
 
 
-def test_every_call_is_a_kernel_call_of_a_known_owner(block):
+def test_every_call_is_a_kernel_call_of_a_known_owner(block, lowered):
     names = {*block.layers, *(operation.name for operation in block.operations)}
     for call in lowered(block, conv2=INT8):
         assert isinstance(call, KernelCall)

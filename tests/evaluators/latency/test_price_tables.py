@@ -11,7 +11,8 @@ from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
 from gulliver.evaluators.latency.kernel import ComputeKernel, GatedMlpKernel
 from gulliver.evaluators.latency.price_tables import call_table, call_tables, price
 from gulliver.spaces.recipe import DECOMPOSITIONS
-from gulliver.spaces.space import Space, SpaceOptions
+from gulliver.spaces.space import Space
+from gulliver.spaces.space_options import SpaceOptions
 from gulliver.spaces.trace import trace
 from gulliver.tasks.errors import InputError
 from gulliver.tasks.moe_block import MoeBlock
