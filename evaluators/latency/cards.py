@@ -34,7 +34,7 @@ class Plan:
 def plans(kernel: Kernel, chip: Chip, cards: int) -> tuple[Plan, ...]:
     """Return the ways to run a kernel on the cards; the first is that each card does all of it."""
     whole = Plan("whole", (kernel,))
-    if cards == 1:
+    if cards == 1 or chip.link_bandwidth_bytes_per_s == 0:
         return (whole,)
     if isinstance(kernel, GatedMlpKernel):
         tensor = _tensor_parallel(kernel, chip, cards)

@@ -14,8 +14,9 @@ from gulliver.evaluators.latency.chip_fit import fit_file, fit_of
 from gulliver.evaluators.latency.chip_kernels import chip_kernel, precision_of
 from gulliver.evaluators.latency.chip_model import Efficiencies, price
 from gulliver.evaluators.latency.chip_prediction import MODES, Prediction, predict
+from gulliver.evaluators.latency.chip_rules import PRECISION_OF_BITS
 from gulliver.evaluators.latency.gated_mlp import GatedMlpFusion
-from gulliver.evaluators.latency.kernel import Kernel, KernelCall, MemoryKernel, Price
+from gulliver.evaluators.latency.kernel import ComputeKernel, Kernel, KernelCall, MemoryKernel, Price
 from gulliver.evaluators.latency.lowering import Lowering, all_calls
 from gulliver.evaluators.latency.published_kernel import PublishedKernel
 from gulliver.spaces.capabilities import Capabilities
@@ -54,6 +55,9 @@ class ChipTarget:
             raise InputError(f"target.mode must be one of {', '.join(MODES)}, but is {self.mode}")
         if self.float_type not in ("float16", "bfloat16"):
             raise InputError(f"`target.float_type` must be float16 or bfloat16, but is {self.float_type}")
+        precisions = (self.float_type, *(PRECISION_OF_BITS[it] for it in read_chip(self.chip).precisions))
+        # A chip without the instruction of one of its precisions is refused here, not in the midst of a search.
+        price_kernels(self.chip, [_smallest_linear(it) for it in precisions])
 
     @property
     def name(self) -> str:
@@ -168,6 +172,10 @@ class ChipLatencyModel:
 
     def _seconds(self, kernel: Kernel) -> float:
         return self._predicted[kernel].seconds
+
+
+def _smallest_linear(precision: str) -> ComputeKernel:
+    return ComputeKernel("linear", 1, 32, 32, (), (), (), (), (), 1, precision, "float16")
 
 
 def choice_factors(model: ChipLatencyModel, variables: Sequence[Sequence[Sequence[KernelCall]]]) -> tuple[Factor, ...]:

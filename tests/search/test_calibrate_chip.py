@@ -32,12 +32,16 @@ def _cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
+def described(**values):
+    """Return the YAML of a chip that differs in these values from the 910B2."""
+    return yaml.safe_dump(yaml.safe_load(CHIP.read_text()) | {"name": "tortoise_1"} | values)
+
+
 @pytest.fixture
 def chip(tmp_path):
     """Return the file of a chip with half of the 910B2's cores, whose fit it borrows."""
     path = tmp_path / "tortoise.yaml"
-    values = yaml.safe_load(CHIP.read_text()) | {"name": "tortoise_1", "matrix_cores": 12, "vector_cores": 24}
-    path.write_text(yaml.safe_dump(values))
+    path.write_text(described(matrix_cores=12, vector_cores=24))
     return str(path)
 
 
@@ -150,7 +154,9 @@ def test_a_search_runs_on_it(chip, tmp_path):
             CHIP.read_text().replace("1.80e+9", "1.80e9"),
             "`chip.clock_hz` must be a number, as 1.8e.9 is, but is '1.80e9'",
         ),
-        (CHIP.read_text().replace("fit: ascend_910b\n", "fit: hare\n"), "no fit is stored under the name hare"),
+        ("name: 2026-13-45", "is not YAML"),
+        (described(fit="hare"), "no fit is stored under the name hare"),
+        (described(int8_macs_per_cycle=0), "tortoise_1 has no matrix multiplication in int8"),
     ],
 )
 def test_a_file_that_is_no_chip_is_refused(tmp_path, text, message):

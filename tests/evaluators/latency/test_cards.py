@@ -40,6 +40,11 @@ def test_a_linear_layers_outputs_are_split_and_gathered():
     assert tensor.communication_s == pytest.approx(2 / 3 * 64 * 1000 * 2 / 1e9)
 
 
+@pytest.mark.parametrize("kernel", [EXPERTS, LINEAR])
+def test_cards_without_a_link_run_everything_whole(kernel):
+    assert [plan.name for plan in plans(kernel, replace(CHIP, link_bandwidth_bytes_per_s=0), 8)] == ["whole"]
+
+
 def test_what_cannot_be_split_runs_whole():
     convolution = ComputeKernel("conv2d", 1, 8, 8, (4, 4), (3, 3), (1, 1), (1, 1), (1, 1), 1, "int8", "int8")
     assert [plan.name for plan in plans(convolution, CHIP, 8)] == ["whole"]
