@@ -25,6 +25,7 @@ from gulliver.tasks.moe_block import MoeBlock
 from torch import nn
 
 CHIP = files("gulliver.conf") / "chip" / "ascend_910b2.yaml"
+FIT = files("gulliver.conf") / "chip_fit" / "ascend_910b.yaml"
 
 
 @pytest.fixture(autouse=True)
@@ -185,6 +186,26 @@ def test_a_file_that_is_no_chip_is_refused(tmp_path, text, message):
 def test_impossible_calibrations_are_refused(arguments, message):
     with pytest.raises(InputError, match=message):
         check("calibrate", arguments)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"launch_s": "9e-6"}, "launch_s must be a number above 0, as 9.0e-6 is, but is '9e-6'"),
+        ({"tile_s": -1e-7}, "tile_s must be a number above 0, .* is -1e-07"),
+        ({"overlap": 0}, "overlap must be a number above 0, .* is 0"),
+        ({"memory_efficiency": float("nan")}, "memory_efficiency must be a number above 0, .* is nan"),
+        ({"launch_factor": {"gemm-int8": -1.0}}, "launch_factor of gemm-int8 must be a number above 0, .* is -1.0"),
+        ({"launch_factor": 1.0}, "'float' object has no attribute 'items'"),
+        ({"mean_error": "small"}, "mean_error must be a number .* is 'small'"),
+    ],
+)
+def test_a_fit_whose_values_price_nothing_is_refused(tmp_path, values, message):
+    (tmp_path / "odd.yaml").write_text(yaml.safe_dump(yaml.safe_load(FIT.read_text()) | values))
+    with pytest.raises(
+        InputError, match=f"odd.yaml must hold a fit, as `gulliver calibrate` writes it, but: {message}"
+    ):
+        ChipTarget("ascend_910b2", fit=str(tmp_path / "odd.yaml"))
 
 
 def test_a_table_without_a_time_of_the_chip_is_refused(chip, tmp_path):
