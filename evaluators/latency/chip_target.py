@@ -35,7 +35,8 @@ class ChipTarget:
 
     `chip` is the name of a file of conf/chip, or a file of that form. `fit` is a file that `gulliver calibrate` wrote;
     without it the chip's own calibration prices its kernels, or else the stored fit that it names.
-    `mode` is that of `gulliver predict`: the model alone, or corrected by the nearest measured kernels where there are.
+    `mode` is that of `gulliver predict`: the model alone, or, by the stored fit, corrected by the nearest measured
+    kernels where there are.
     """
 
     chip: str
@@ -53,6 +54,9 @@ class ChipTarget:
                 raise InputError(f"`target.{key} >= 1` must hold, but it is {getattr(self, key)}")
         if self.mode not in MODES:
             raise InputError(f"target.mode must be one of {', '.join(MODES)}, but is {self.mode}")
+        # What the stored fit misses on published kernels is not what a calibration of one's own misses.
+        if self.mode == "nearest" and (own := fit_file(self.chip, self.fit)):
+            raise InputError(f"target.mode must be model where {own} prices the kernels, but is {self.mode}")
         if self.float_type not in ("float16", "bfloat16"):
             raise InputError(f"`target.float_type` must be float16 or bfloat16, but is {self.float_type}")
         precisions = (self.float_type, *(PRECISION_OF_BITS[it] for it in read_chip(self.chip).precisions))

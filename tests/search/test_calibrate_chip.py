@@ -94,6 +94,8 @@ def test_a_chip_of_ones_own_is_calibrated_and_its_target_finds_the_fit(chip, tmp
     assert (target.name, target.conditions) == ("tortoise_1", "batch 32, 1 card, modelled (model, own calibration)")
     assert f"fitted to {len(kernels)} kernel times" in target.latency.basis
     assert abs(target.latency.total_ms(calls) / expected_ms - 1) < 0.15 < off_before
+    with pytest.raises(InputError, match=r"target\.mode must be model where .*tortoise_1\.yaml prices the kernels"):
+        ChipTarget(chip, mode="nearest")
     # Another chip's prices are as they were.
     assert fit_of("ascend_910b2") == read_fit("ascend_910b")
 
