@@ -130,6 +130,8 @@ def read_kernel(row: Mapping[str, str | None], own_chip: str = "") -> PublishedK
     activation, weight = _dtype(values, "activation_dtype"), _dtype(values, "weight_dtype")
     groups, m, n = _whole(values, "groups", 1), _whole(values, "m", 1), _whole(values, "n", 1)
     k = _whole(values, "k", 0 if operation == ELEMENTWISE else 1)
+    if operation not in MATMULS and n % 2:
+        raise InputError(f"n must be even, half of it act and half gate, but is {n}")
     if groups > _MOST_GROUPS:
         raise InputError(f"groups must be at most {_MOST_GROUPS}, but is {groups}")
     rows = _group_rows(values["group_list"], groups, _rows_here(values["notes"], m, groups))
@@ -145,14 +147,13 @@ def chip_of(hardware: str, notes: str = "", own_chip: str = "") -> str:
     Where a table leaves the number of cores open, the notes state it ("20 AIC").
     """
     plain = _plain(hardware.partition("(")[0])
-    known = {_plain(name): name for name in chip_names()}
-    if own_chip:
-        known[_plain(read_chip(own_chip).name)] = own_chip
+    chips = {name: name for name in chip_names()} | ({read_chip(own_chip).name: own_chip} if own_chip else {})
+    known = {_plain(name): chip for name, chip in chips.items()}
     if plain == "ascend910b":
         cores = re.search(r"\b(20|24) AIC\b", notes)
         plain += {"20": "3", "24": "2"}[cores[1]] if cores else ""
     if plain not in known:
-        raise InputError(f"unknown hardware {hardware or '(empty)'}; known are {', '.join(chip_names())}")
+        raise InputError(f"unknown hardware {hardware or '(empty)'}; known are {', '.join(chips)}")
     return known[plain]
 
 
@@ -199,7 +200,7 @@ def _group_rows(text: str, groups: int, rows: int) -> tuple[int, ...]:
         return tuple(rows // groups + (index < rows % groups) for index in range(groups))
     try:
         ends = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         ends = None
     whole = isinstance(ends, list) and all(type(end) is int for end in ends)
     if not whole or len(ends) != groups:

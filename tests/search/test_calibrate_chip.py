@@ -125,6 +125,15 @@ def test_a_known_chip_is_calibrated_by_its_name_and_other_rows_are_named(tmp_pat
     assert fit_of("ascend_910b2").rows == 30
 
 
+def test_a_chip_of_ones_own_is_among_those_that_a_misspelt_row_may_mean(chip, tmp_path, capsys):
+    kernels = profile(tmp_path / "own.csv", chip, read_fit("ascend_910b"), count=5)
+    write(tmp_path / "own.csv", [row("tortoise_1", kernels[0], 1e-5), row("tortoise_2", kernels[1], 1e-5)])
+    calibrate(f"target.chip={chip}", f"kernels={tmp_path / 'own.csv'}")
+    problem = capsys.readouterr().err
+    assert "line 3: unknown hardware tortoise_2; known are ascend_310p3, " in problem
+    assert problem.endswith("nvidia_l40s, tortoise_1\n")
+
+
 def test_few_times_are_said_to_be_few(chip, tmp_path, capsys):
     profile(tmp_path / "own.csv", chip, read_fit("ascend_910b"), count=5)
     calibrate(f"target.chip={chip}", f"kernels={tmp_path / 'own.csv'}")
