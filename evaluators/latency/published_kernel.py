@@ -43,7 +43,7 @@ BITS = {"int4": 4, "int8": 8, "float8": 8, "float16": 16, "bfloat16": 16, "float
 _SYNONYMS = {"fp8": "float8", "fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
 _FLOATS = ("float16", "bfloat16", "float32")
 _MOST_GROUPS = 1024
-_ALIGNMENT = 16
+ALIGNMENT = 16
 # A nanosecond and a day.
 _SHORTEST_US, _LONGEST_US = 1e-3, 8.64e10
 
@@ -71,7 +71,7 @@ class PublishedKernel:
     @property
     def aligned(self) -> bool:
         """Return whether n and k are multiples of 16 elements."""
-        return self.n % _ALIGNMENT == 0 and self.k % _ALIGNMENT == 0
+        return self.n % ALIGNMENT == 0 and self.k % ALIGNMENT == 0
 
     @property
     def converts_weights(self) -> bool:
@@ -98,7 +98,7 @@ class PublishedKernel:
         """Return the rows and columns of the tile that the notes state, if they do."""
         stated = re.search(r"\bL1 (\d+)x(\d+)", self.notes)
         tile = (int(stated[1]), int(stated[2])) if stated else (0, 0)
-        return tile if min(tile) >= _ALIGNMENT else None
+        return tile if min(tile) >= ALIGNMENT else None
 
     @cached_property
     def scheme(self) -> str:
