@@ -61,4 +61,6 @@ def _report(
             say(text)
     say(f"{fit.rows} times, mean error {fit.mean_error:.1%}, worst {fit.worst_error:.1%}; none of them is held out")
     if fit.rows < _FEW:
-        say(f"fewer than {_FEW} times: what they do not determine stays near its starting value")
+        say(
+            f"fewer than {_FEW} times: what they do not determine stays near its starting value, whatever it was before"
+        )

@@ -74,7 +74,8 @@ def run_solve_job(job: SolveJob) -> None:
         step.recipe.save(job.out / f"step-{index:02d}.yaml")
     best.recipe.save(job.out / "best.yaml")
     say(solve_table(ladder, best, solver.keeps_budget(best), job.target.conditions))
-    say(f"\nbest recipe   {job.out / 'best.yaml'}   (predicted only: `gulliver apply` measures it)")
+    applied = "scores" if job.target.runtime is None else "measures"
+    say(f"\nbest recipe   {job.out / 'best.yaml'}   (predicted only: `gulliver apply` {applied} it)")
 
 
 def run_apply_job(job: ApplyJob) -> None:

@@ -66,7 +66,7 @@ def compose(command: str, overrides: list[str]) -> dict[str, Any]:
             config = hydra_compose(command, own)
         return _plain(OmegaConf.to_container(config, resolve=True))
     except (HydraException, OmegaConfBaseException) as error:
-        raise InputError(_explain(error, command)) from error
+        raise InputError(_explain(error, command, own)) from error
 
 
 def expand(overrides: list[str], sweep: bool) -> Iterator[list[str]]:
@@ -157,15 +157,16 @@ def _plain(config: Any) -> dict[str, Any]:
     return {str(key): value for key, value in config.items()}
 
 
-def _explain(error: Exception, command: str) -> str:
-    """Return Hydra's complaint as one line that names the key and the choices."""
+def _explain(error: Exception, command: str, overrides: Sequence[str] = ()) -> str:
+    """Return Hydra's complaint about the overrides as one line that names the key and the choices."""
     text = _one_line(str(error).split("Config search path")[0].split("See https://hydra.cc")[0])
     if override := getattr(error, "override", None):
         return f"{override} is not an override in Hydra's grammar: {text}"
     if "Could not override" in text:
         key = text.split("'")[1]
         parent, _, _ = key.rpartition(".")
-        values: Any = compose(command, [])
+        # What is known depends on what is chosen, as by target=chip.
+        values: Any = compose(command, [it for it in overrides if "." not in it and not it.startswith(f"{key}=")])
         for part in filter(None, parent.split(".")):
             values = values.get(part, {}) if isinstance(values, dict) else {}
         known = [name for name in values if name != "_target_"] if isinstance(values, dict) else []

@@ -74,7 +74,8 @@ def _header(path: Path, names: Sequence[str] | None) -> list[str]:
         raise InputError(f"kernels={path} must have a header, but is empty")
     missing = [column for column in COLUMNS if column not in names and column not in _OPTIONAL]
     if missing:
-        raise InputError(f"kernels={path} must have the column{'s' * (len(missing) > 1)} {', '.join(missing)}")
+        columns = f"column{'s' * (len(missing) > 1)} {', '.join(missing)}"
+        raise InputError(f"kernels={path} must have the {columns}, but its header is {', '.join(names)}")
     if len(set(names)) < len(names):
         raise InputError(f"kernels={path} must name each column once, but its header is {', '.join(names)}")
     return list(names)

@@ -25,7 +25,7 @@ class Capabilities:
 
     def runs(self, kind: str, quantize: Quantize) -> bool:
         """Say whether a layer of this kind runs in these widths."""
-        return (quantize.weight_bits, quantize.activation_bits) in self.precisions.get(kind, ())
+        return quantize.widths in self.precisions.get(kind, ())
 
     def multiples(self, channels: int) -> tuple[int, ...]:
         """Return the counts up to `channels` that the target likes, largest first, `channels` included."""
@@ -43,6 +43,7 @@ class Capabilities:
     def refusal(self, kind: str, layer: LayerRecipe, target: str) -> str:
         """Return why the target cannot run this choice, with the choices that it can."""
         assert layer.quantize is not None
-        asked = f"{layer.quantize.weight_bits}-bit weights with {layer.quantize.activation_bits}-bit activations"
+        weight_bits, activation_bits = layer.quantize.widths
+        asked = f"{weight_bits}-bit weights with {activation_bits}-bit activations"
         runs = [f"{weight}/{activation} bits" for weight, activation in self.precisions.get(kind, ())]
         return f"{target} has no {kind} of {asked} (it runs {', '.join([self.float_type, *runs])})"

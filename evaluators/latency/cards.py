@@ -14,6 +14,7 @@ from math import ceil
 
 from gulliver.evaluators.latency.chip import Chip
 from gulliver.evaluators.latency.kernel import ComputeKernel, GatedMlpKernel, Kernel
+from gulliver.evaluators.latency.published_kernel import ALIGNMENT
 
 _FLOAT16_BYTES = 2
 
@@ -34,7 +35,7 @@ class Plan:
 def plans(kernel: Kernel, chip: Chip, cards: int) -> tuple[Plan, ...]:
     """Return the ways to run a kernel on the cards; the first is that each card does all of it."""
     whole = Plan("whole", (kernel,))
-    if cards == 1:
+    if cards == 1 or chip.link_bandwidth_bytes_per_s == 0:
         return (whole,)
     if isinstance(kernel, GatedMlpKernel):
         tensor = _tensor_parallel(kernel, chip, cards)
@@ -49,14 +50,20 @@ def exchange_s(total_bytes: float, chip: Chip, cards: int) -> float:
     return (cards - 1) / cards * total_bytes / chip.link_bandwidth_bytes_per_s
 
 
+def _part(channels: int, cards: int) -> int:
+    """Return the channels of the busiest card: whole alignments are dealt where the channels are of such."""
+    step = ALIGNMENT if channels % ALIGNMENT == 0 else 1
+    return ceil(channels / step / cards) * step
+
+
 def _split_outputs(kernel: ComputeKernel, chip: Chip, cards: int) -> Plan:
-    part = replace(kernel, out_channels=ceil(kernel.out_channels / cards))
+    part = replace(kernel, out_channels=_part(kernel.out_channels, cards))
     gathered = kernel.batch * kernel.out_channels * (1 if kernel.output_precision == "int8" else _FLOAT16_BYTES)
     return Plan("tensor", (part,), exchange_s(gathered, chip, cards))
 
 
 def _tensor_parallel(kernel: GatedMlpKernel, chip: Chip, cards: int) -> Plan:
-    part = replace(kernel, hidden_channels=ceil(kernel.hidden_channels / cards))
+    part = replace(kernel, hidden_channels=_part(kernel.hidden_channels, cards))
     reduced = sum(kernel.group_rows) * kernel.out_channels * _FLOAT16_BYTES
     return Plan("tensor", (part,), 2 * exchange_s(reduced, chip, cards))
 

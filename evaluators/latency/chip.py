@@ -7,6 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from gulliver.evaluators.latency.chip_rules import (
+    check_fusions,
+    check_plain,
+    check_precisions,
+    check_splits,
+    check_tiles,
+)
 from gulliver.tasks.errors import InputError
 
 _FOLDER = files("gulliver.conf") / "chip"
@@ -16,7 +23,7 @@ _TARGET = "gulliver.evaluators.latency.chip.Chip"
 
 @dataclass(frozen=True)
 class Chip:
-    """One die or card; a rate of 0 means that the chip cannot run that precision.
+    """One die or card; a rate of 0 means that the chip cannot run that precision, a link of 0 that it has none.
 
     `macs_per_cycle` are multiply-accumulates of one matrix core in one cycle. `precisions` are pairs of (weight bits,
     activation bits). `fit` names the fitted efficiencies that price its kernels: its own, or those of a chip like it.
@@ -54,16 +61,16 @@ class Chip:
 
     def __post_init__(self) -> None:
         for it in fields(self):
-            if it.type in (int, float) and type(getattr(self, it.name)) not in (int, float):
-                # YAML takes 1.8e9 for a text and 1.8e+9 for a number.
-                raise InputError(f"`chip.{it.name}` must be a number, as 1.8e+9 is, but is {getattr(self, it.name)!r}")
+            check_plain(f"chip.{it.name}", getattr(self, it.name), it.type)
         positive = ("matrix_cores", "vector_cores", "clock_hz", "float16_macs_per_cycle")
         rates = ("memory_bandwidth_bytes_per_s", "l2_bandwidth_bytes_per_s", "vector_float16_operations_per_s")
         for key in (*positive, *rates):
             if getattr(self, key) <= 0:
                 raise InputError(f"`chip.{key} > 0` must hold, but it is {getattr(self, key)}")
-        if not self.tiles or min(min(tile) for tile in self.tiles) < 16:
-            raise InputError(f"`chip.tiles` must be pairs of at least 16 rows and columns, but is {self.tiles}")
+        check_tiles("chip.tiles", self.tiles)
+        check_splits("chip.split_k", self.split_k)
+        check_fusions("chip.fusions", self.fusions)
+        check_precisions("chip.precisions", self.precisions)
 
     def macs_per_cycle(self, precision: str) -> int:
         """Return the multiply-accumulates of one matrix core in one cycle; raises InputError where it has none."""
@@ -87,10 +94,17 @@ def chip_names() -> list[str]:
 def read_chip(name: str) -> Chip:
     """Return the chip of this name, or of this file; raises InputError that names the known ones."""
     if name.endswith(_SUFFIX):
-        return _parse(name, _read(Path(name)))
+        return _check_name(name, _parse(name, _read(Path(name))))
     if name not in chip_names():
         raise InputError(f"unknown hardware {name}; known are {', '.join(chip_names())}, or a file FILE{_SUFFIX}")
     return _parse(f"conf/chip/{name}{_SUFFIX}", (_FOLDER / f"{name}{_SUFFIX}").read_text())
+
+
+def _check_name(origin: str, chip: Chip) -> Chip:
+    """Return a file's chip; a known one of its name would be priced by its calibration."""
+    if chip.name in chip_names() and chip != read_chip(chip.name):
+        raise InputError(f"{origin} must give its chip a name of its own, but {chip.name} is another's in conf/chip")
+    return chip
 
 
 def _read(path: Path) -> str:
@@ -103,7 +117,7 @@ def _read(path: Path) -> str:
 def _parse(origin: str, text: str) -> Chip:
     try:
         values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"the chip {origin} is not YAML: {error}") from error
     if not isinstance(values, dict) or values.pop("_target_", None) != _TARGET:
         raise InputError(f"{origin} must have `_target_: {_TARGET}`")

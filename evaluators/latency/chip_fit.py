@@ -31,6 +31,8 @@ _NOISE = 0.12
 # The share of a parameter's prior variance that kinds of chips have in common, and which parameters have none.
 _SHARE = 0.4
 _OF_ONE_CHIP = ("launch", "row_s", "unaligned")
+# What a fit says of itself: an error may be 0, or not known.
+_OF_FIT = ("rows", "mean_error", "worst_error")
 
 
 @dataclass(frozen=True)
@@ -162,9 +164,22 @@ def fit_of(chip: str, asked: str | None = None) -> Efficiencies:
     if path is None:
         return read_fit(read_chip(chip).fit)
     try:
-        return Efficiencies(**yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeError, TypeError, yaml.YAMLError) as error:
+        fit = Efficiencies(**yaml.safe_load(path.read_text(encoding="utf-8")))
+        _check_numbers(fit)
+    except (OSError, AttributeError, TypeError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise InputError(f"{path} must hold a fit, as `gulliver calibrate` writes it, but: {error}") from error
+    return fit
+
+
+def _check_numbers(fit: Efficiencies) -> None:
+    """Raise ValueError unless every efficiency, time and factor is above 0, and every error a number."""
+    values = {name: getattr(fit, name) for name in (*PRIORS, *_OF_FIT)}
+    for name in FAMILY_PRIORS:
+        values |= {f"{name} of {family}": value for family, value in getattr(fit, name).items()}
+    for name, value in values.items():
+        # YAML takes 9e-6 for a text and 9.0e-6 for a number.
+        if type(value) not in (int, float) or not (0 < value < float("inf") or name in _OF_FIT):
+            raise ValueError(f"{name} must be a number above 0, as 9.0e-6 is, but is {value!r}")
 
 
 def write_fit(path: Path, fit: Efficiencies, source: str) -> None:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from math import ceil, prod
 
 from gulliver.evaluators.latency.chip import read_chip
+from gulliver.evaluators.latency.chip_rules import PRECISION_OF_BITS
 from gulliver.evaluators.latency.kernel import ComputeKernel, GatedMlpKernel, Kernel, MemoryKernel
 from gulliver.evaluators.latency.kernel_stages import AnyKernel, Stage, StagedKernel, stages
 from gulliver.evaluators.latency.published_kernel import BITS, ELEMENTWISE, FUSED, PublishedKernel
@@ -28,7 +29,6 @@ _TYPES = {
     "w8": ("float16", "int8"),
     "w4": ("float16", "int4"),
 }
-_PRECISION_OF_BITS = {(8, 8): "int8", (4, 4): "int4", (4, 8): "w4a8", (8, 16): "w8", (4, 16): "w4"}
 # Kernels whose launch was fitted stand for those of networks.
 _ASCEND_OPERATIONS = {"int8": "quant_matmul", "w8": "weight_quant_batch_matmul", "w4": "weight_quant_batch_matmul"}
 
@@ -38,9 +38,9 @@ def precision_of(quantize: Quantize | None, float_type: str) -> str:
     if quantize is None:
         return float_type
     widths = quantize.widths
-    if widths not in _PRECISION_OF_BITS:
+    if widths not in PRECISION_OF_BITS:
         raise InputError(f"no kernel has {widths[0]}-bit weights with {widths[1]}-bit activations")
-    return _PRECISION_OF_BITS[widths]
+    return PRECISION_OF_BITS[widths]
 
 
 def chip_kernel(chip: str, kernel: Kernel) -> AnyKernel:

@@ -14,8 +14,9 @@ from gulliver.evaluators.latency.chip_fit import fit_file, fit_of
 from gulliver.evaluators.latency.chip_kernels import chip_kernel, precision_of
 from gulliver.evaluators.latency.chip_model import Efficiencies, price
 from gulliver.evaluators.latency.chip_prediction import MODES, Prediction, predict
+from gulliver.evaluators.latency.chip_rules import PRECISION_OF_BITS
 from gulliver.evaluators.latency.gated_mlp import GatedMlpFusion
-from gulliver.evaluators.latency.kernel import Kernel, KernelCall, MemoryKernel, Price
+from gulliver.evaluators.latency.kernel import ComputeKernel, Kernel, KernelCall, MemoryKernel, Price
 from gulliver.evaluators.latency.lowering import Lowering, all_calls
 from gulliver.evaluators.latency.published_kernel import PublishedKernel
 from gulliver.spaces.capabilities import Capabilities
@@ -34,7 +35,8 @@ class ChipTarget:
 
     `chip` is the name of a file of conf/chip, or a file of that form. `fit` is a file that `gulliver calibrate` wrote;
     without it the chip's own calibration prices its kernels, or else the stored fit that it names.
-    `mode` is that of `gulliver predict`: the model alone, or corrected by the nearest measured kernels where there are.
+    `mode` is that of `gulliver predict`: the model alone, or, by the stored fit, corrected by the nearest measured
+    kernels where there are.
     """
 
     chip: str
@@ -52,8 +54,14 @@ class ChipTarget:
                 raise InputError(f"`target.{key} >= 1` must hold, but it is {getattr(self, key)}")
         if self.mode not in MODES:
             raise InputError(f"target.mode must be one of {', '.join(MODES)}, but is {self.mode}")
+        # What the stored fit misses on published kernels is not what a calibration of one's own misses.
+        if self.mode == "nearest" and (own := fit_file(self.chip, self.fit)):
+            raise InputError(f"target.mode must be model where {own} prices the kernels, but is {self.mode}")
         if self.float_type not in ("float16", "bfloat16"):
             raise InputError(f"`target.float_type` must be float16 or bfloat16, but is {self.float_type}")
+        precisions = (self.float_type, *(PRECISION_OF_BITS[it] for it in read_chip(self.chip).precisions))
+        # A chip without the instruction of one of its precisions is refused here, not in the midst of a search.
+        price_kernels(self.chip, [_smallest_linear(it) for it in precisions])
 
     @property
     def name(self) -> str:
@@ -168,6 +176,10 @@ class ChipLatencyModel:
 
     def _seconds(self, kernel: Kernel) -> float:
         return self._predicted[kernel].seconds
+
+
+def _smallest_linear(precision: str) -> ComputeKernel:
+    return ComputeKernel("linear", 1, 32, 32, (), (), (), (), (), 1, precision, "float16")
 
 
 def choice_factors(model: ChipLatencyModel, variables: Sequence[Sequence[Sequence[KernelCall]]]) -> tuple[Factor, ...]:

@@ -5,7 +5,15 @@ from dataclasses import dataclass, replace
 from math import prod
 
 from gulliver.evaluators.latency.chip import read_chip
-from gulliver.evaluators.latency.published_kernel import BITS, ELEMENTWISE, EXPERTS, FUSED, FUSED_HALF, PublishedKernel
+from gulliver.evaluators.latency.published_kernel import (
+    ALIGNMENT,
+    BITS,
+    ELEMENTWISE,
+    EXPERTS,
+    FUSED,
+    FUSED_HALF,
+    PublishedKernel,
+)
 from gulliver.tasks.errors import InputError
 
 _SCALE_BYTES = 4
@@ -132,7 +140,7 @@ def _matmul(kernel: PublishedKernel, n: int, k: int, output_bytes: float, fused_
         vector_operations=operations + widen,
         in_turn=apart and operations > 0 and fused_operations == 0,
         hands_weights_over=widen > 0 and apart,
-        aligned=kernel.aligned,
+        aligned=n % ALIGNMENT == 0 and k % ALIGNMENT == 0,
         tile=kernel.tile,
     )
 

@@ -43,7 +43,7 @@ BITS = {"int4": 4, "int8": 8, "float8": 8, "float16": 16, "bfloat16": 16, "float
 _SYNONYMS = {"fp8": "float8", "fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
 _FLOATS = ("float16", "bfloat16", "float32")
 _MOST_GROUPS = 1024
-_ALIGNMENT = 16
+ALIGNMENT = 16
 # A nanosecond and a day.
 _SHORTEST_US, _LONGEST_US = 1e-3, 8.64e10
 
@@ -71,7 +71,7 @@ class PublishedKernel:
     @property
     def aligned(self) -> bool:
         """Return whether n and k are multiples of 16 elements."""
-        return self.n % _ALIGNMENT == 0 and self.k % _ALIGNMENT == 0
+        return self.n % ALIGNMENT == 0 and self.k % ALIGNMENT == 0
 
     @property
     def converts_weights(self) -> bool:
@@ -98,7 +98,7 @@ class PublishedKernel:
         """Return the rows and columns of the tile that the notes state, if they do."""
         stated = re.search(r"\bL1 (\d+)x(\d+)", self.notes)
         tile = (int(stated[1]), int(stated[2])) if stated else (0, 0)
-        return tile if min(tile) >= _ALIGNMENT else None
+        return tile if min(tile) >= ALIGNMENT else None
 
     @cached_property
     def scheme(self) -> str:
@@ -130,6 +130,8 @@ def read_kernel(row: Mapping[str, str | None], own_chip: str = "") -> PublishedK
     activation, weight = _dtype(values, "activation_dtype"), _dtype(values, "weight_dtype")
     groups, m, n = _whole(values, "groups", 1), _whole(values, "m", 1), _whole(values, "n", 1)
     k = _whole(values, "k", 0 if operation == ELEMENTWISE else 1)
+    if operation not in MATMULS and n % 2:
+        raise InputError(f"n must be even, half of it act and half gate, but is {n}")
     if groups > _MOST_GROUPS:
         raise InputError(f"groups must be at most {_MOST_GROUPS}, but is {groups}")
     rows = _group_rows(values["group_list"], groups, _rows_here(values["notes"], m, groups))
@@ -145,14 +147,13 @@ def chip_of(hardware: str, notes: str = "", own_chip: str = "") -> str:
     Where a table leaves the number of cores open, the notes state it ("20 AIC").
     """
     plain = _plain(hardware.partition("(")[0])
-    known = {_plain(name): name for name in chip_names()}
-    if own_chip:
-        known[_plain(read_chip(own_chip).name)] = own_chip
+    chips = {name: name for name in chip_names()} | ({read_chip(own_chip).name: own_chip} if own_chip else {})
+    known = {_plain(name): chip for name, chip in chips.items()}
     if plain == "ascend910b":
         cores = re.search(r"\b(20|24) AIC\b", notes)
         plain += {"20": "3", "24": "2"}[cores[1]] if cores else ""
     if plain not in known:
-        raise InputError(f"unknown hardware {hardware or '(empty)'}; known are {', '.join(chip_names())}")
+        raise InputError(f"unknown hardware {hardware or '(empty)'}; known are {', '.join(chips)}")
     return known[plain]
 
 
@@ -199,7 +200,7 @@ def _group_rows(text: str, groups: int, rows: int) -> tuple[int, ...]:
         return tuple(rows // groups + (index < rows % groups) for index in range(groups))
     try:
         ends = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         ends = None
     whole = isinstance(ends, list) and all(type(end) is int for end in ends)
     if not whole or len(ends) != groups:

@@ -25,6 +25,7 @@ from gulliver.tasks.moe_block import MoeBlock
 from torch import nn
 
 CHIP = files("gulliver.conf") / "chip" / "ascend_910b2.yaml"
+FIT = files("gulliver.conf") / "chip_fit" / "ascend_910b.yaml"
 
 
 @pytest.fixture(autouse=True)
@@ -32,12 +33,16 @@ def _cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
+def described(**values):
+    """Return the YAML of a chip that differs in these values from the 910B2."""
+    return yaml.safe_dump(yaml.safe_load(CHIP.read_text()) | {"name": "tortoise_1"} | values)
+
+
 @pytest.fixture
 def chip(tmp_path):
     """Return the file of a chip with half of the 910B2's cores, whose fit it borrows."""
     path = tmp_path / "tortoise.yaml"
-    values = yaml.safe_load(CHIP.read_text()) | {"name": "tortoise_1", "matrix_cores": 12, "vector_cores": 24}
-    path.write_text(yaml.safe_dump(values))
+    path.write_text(described(matrix_cores=12, vector_cores=24))
     return str(path)
 
 
@@ -89,6 +94,8 @@ def test_a_chip_of_ones_own_is_calibrated_and_its_target_finds_the_fit(chip, tmp
     assert (target.name, target.conditions) == ("tortoise_1", "batch 32, 1 card, modelled (model, own calibration)")
     assert f"fitted to {len(kernels)} kernel times" in target.latency.basis
     assert abs(target.latency.total_ms(calls) / expected_ms - 1) < 0.15 < off_before
+    with pytest.raises(InputError, match=r"target\.mode must be model where .*tortoise_1\.yaml prices the kernels"):
+        ChipTarget(chip, mode="nearest")
     # Another chip's prices are as they were.
     assert fit_of("ascend_910b2") == read_fit("ascend_910b")
 
@@ -116,6 +123,15 @@ def test_a_known_chip_is_calibrated_by_its_name_and_other_rows_are_named(tmp_pat
     for number, (problem, reason) in enumerate(zip(problems, reasons, strict=True), 32):
         assert f"own.csv, line {number}: {reason}" in problem
     assert fit_of("ascend_910b2").rows == 30
+
+
+def test_a_chip_of_ones_own_is_among_those_that_a_misspelt_row_may_mean(chip, tmp_path, capsys):
+    kernels = profile(tmp_path / "own.csv", chip, read_fit("ascend_910b"), count=5)
+    write(tmp_path / "own.csv", [row("tortoise_1", kernels[0], 1e-5), row("tortoise_2", kernels[1], 1e-5)])
+    calibrate(f"target.chip={chip}", f"kernels={tmp_path / 'own.csv'}")
+    problem = capsys.readouterr().err
+    assert "line 3: unknown hardware tortoise_2; known are ascend_310p3, " in problem
+    assert problem.endswith("nvidia_l40s, tortoise_1\n")
 
 
 def test_few_times_are_said_to_be_few(chip, tmp_path, capsys):
@@ -150,7 +166,9 @@ def test_a_search_runs_on_it(chip, tmp_path):
             CHIP.read_text().replace("1.80e+9", "1.80e9"),
             "`chip.clock_hz` must be a number, as 1.8e.9 is, but is '1.80e9'",
         ),
-        (CHIP.read_text().replace("fit: ascend_910b\n", "fit: hare\n"), "no fit is stored under the name hare"),
+        ("name: 2026-13-45", "is not YAML"),
+        (described(fit="hare"), "no fit is stored under the name hare"),
+        (described(int8_macs_per_cycle=0), "tortoise_1 has no matrix multiplication in int8"),
     ],
 )
 def test_a_file_that_is_no_chip_is_refused(tmp_path, text, message):
@@ -179,6 +197,26 @@ def test_a_file_that_is_no_chip_is_refused(tmp_path, text, message):
 def test_impossible_calibrations_are_refused(arguments, message):
     with pytest.raises(InputError, match=message):
         check("calibrate", arguments)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"launch_s": "9e-6"}, "launch_s must be a number above 0, as 9.0e-6 is, but is '9e-6'"),
+        ({"tile_s": -1e-7}, "tile_s must be a number above 0, .* is -1e-07"),
+        ({"overlap": 0}, "overlap must be a number above 0, .* is 0"),
+        ({"memory_efficiency": float("nan")}, "memory_efficiency must be a number above 0, .* is nan"),
+        ({"launch_factor": {"gemm-int8": -1.0}}, "launch_factor of gemm-int8 must be a number above 0, .* is -1.0"),
+        ({"launch_factor": 1.0}, "'float' object has no attribute 'items'"),
+        ({"mean_error": "small"}, "mean_error must be a number .* is 'small'"),
+    ],
+)
+def test_a_fit_whose_values_price_nothing_is_refused(tmp_path, values, message):
+    (tmp_path / "odd.yaml").write_text(yaml.safe_dump(yaml.safe_load(FIT.read_text()) | values))
+    with pytest.raises(
+        InputError, match=f"odd.yaml must hold a fit, as `gulliver calibrate` writes it, but: {message}"
+    ):
+        ChipTarget("ascend_910b2", fit=str(tmp_path / "odd.yaml"))
 
 
 def test_a_table_without_a_time_of_the_chip_is_refused(chip, tmp_path):

@@ -1,6 +1,7 @@
 from types import SimpleNamespace
 
 import pytest
+from gulliver.evaluators.latency.chip_target import ChipTarget
 from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
 from gulliver.search.commands import run_search_job, run_solve_job
 from gulliver.search.jobs import SolveJob
@@ -11,15 +12,24 @@ from gulliver.spaces.recipe import LayerRecipe, Recipe
 SOLVED = Solved(Recipe({"layer": LayerRecipe()}), latency_ms=1.0, size_bytes=100.0, drop=0.01)
 
 
-def solve(out, steps):
-    searched = SimpleNamespace(task=None, target=CpuOpenvino())
-    run_solve_job(SolveJob(out, searched, settings=None, target=CpuOpenvino(), steps=steps, out=out))
-
-
-def test_a_ladder_of_fewer_steps_leaves_none_of_the_longer_one(tmp_path, monkeypatch):
+@pytest.fixture(autouse=True)
+def _solver(monkeypatch):
     known = {"ladder": lambda steps: [SOLVED] * steps, "best": lambda: SOLVED, "keeps_budget": lambda _: True}
-    solver = SimpleNamespace(**known)
-    monkeypatch.setattr("gulliver.search.solve_run.open_solver", lambda *_: solver)
+    monkeypatch.setattr("gulliver.search.solve_run.open_solver", lambda *_: SimpleNamespace(**known))
+
+
+def solve(out, steps, target=None):
+    searched, target = SimpleNamespace(task=None, target=CpuOpenvino()), target or CpuOpenvino()
+    run_solve_job(SolveJob(out, searched, settings=None, target=target, steps=steps, out=out))
+
+
+@pytest.mark.parametrize(("target", "does"), [(CpuOpenvino(), "measures"), (ChipTarget("ascend_910b2"), "scores")])
+def test_what_applying_a_solved_recipe_tells_is_said(tmp_path, capsys, target, does):
+    solve(tmp_path, 2, target)
+    assert f"(predicted only: `gulliver apply` {does} it)" in capsys.readouterr().out
+
+
+def test_a_ladder_of_fewer_steps_leaves_none_of_the_longer_one(tmp_path):
     for steps in (4, 2):
         solve(tmp_path, steps)
     assert sorted(it.name for it in tmp_path.iterdir()) == ["best.yaml", "step-00.yaml", "step-01.yaml"]

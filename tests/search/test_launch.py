@@ -9,6 +9,10 @@ from gulliver.tasks.errors import InputError
     [
         (["tirals=3"], "unknown key tirals; known keys are task, target, space, sensitivity, sampler"),
         (["+typo.key=3"], "unknown key typo; known keys are task, target"),
+        (
+            ["target=ascend_910b2", "target.threads=2"],
+            "unknown key target.threads; known keys are chip, batch, cards, mode",
+        ),
         (["budget.max_dorp=0.1"], "unknown key budget.max_dorp; known keys are max_drop, max_latency_ms"),
         (["+budget.max_dorp=0.1"], "unknown key budget.max_dorp; known keys are max_drop, max_latency_ms"),
         (["task=imagenet"], "Could not find 'task/imagenet' Available options in 'task': digits_cnn fashion_resnet"),

@@ -70,6 +70,10 @@ def test_without_times_there_is_nothing_to_compare(tmp_path):
         (None, "kernels=kernels.csv cannot be read as a table"),
         ("", "kernels=kernels.csv must have a header, but is empty"),
         ("hardware,op\n", "kernels=kernels.csv must have the columns activation_dtype, weight_dtype, groups, m"),
+        (
+            PUBLISHED.read_text().replace(",", ";"),
+            "group_list, time_us, but its header is hardware;op;activation_dtype;weight_dtype;groups;m;n;k;",
+        ),
         (PUBLISHED.read_text().splitlines()[0] + "\n", "must have a row under its header"),
         (b"\xff\xfe\x00", "cannot be read as a table"),
     ],

@@ -36,6 +36,13 @@ def test_a_precision_that_the_target_has_not_is_refused_with_what_it_has(cpu):
     )
 
 
+def test_weights_in_groups_need_what_leaves_inputs_in_floating_point():
+    target = Capabilities("float16", {"linear": ((8, 8), (4, 16))}, 16, 16, 0)
+    target.check(Recipe({"a": LayerRecipe(quantize=Quantize(4, 8, group_size=32))}), {"a": "linear"}, "chip")
+    with pytest.raises(InputError, match=r"chip has no linear of 8-bit weights with 16-bit activations .*, but a asks"):
+        target.check(Recipe({"a": LayerRecipe(quantize=Quantize(8, 8, group_size=32))}), {"a": "linear"}, "chip")
+
+
 def test_a_kind_without_integers_says_that_it_runs_in_floating_point_only():
     target = Capabilities("float16", {"conv2d": ((8, 8), (4, 8))}, 16, 16, 0)
     choice = LayerRecipe(quantize=Quantize())

@@ -63,7 +63,41 @@ def test_a_precision_that_a_chip_lacks_is_named():
         read_chip("nvidia_a100").macs_per_cycle("float8")
 
 
-@pytest.mark.parametrize(("key", "value"), [("matrix_cores", 0), ("clock_hz", -1.0), ("tiles", ())])
-def test_impossible_values_are_named(key, value):
-    with pytest.raises(InputError, match=f"chip.{key}"):
+@pytest.mark.parametrize(
+    ("key", "value", "rule"),
+    [
+        ("matrix_cores", 0, "matrix_cores > 0` must hold, but it is 0"),
+        ("matrix_cores", 1.5, "matrix_cores` must be a whole number, but is 1.5"),
+        ("clock_hz", -1.0, "clock_hz >= 0` must hold, but it is -1"),
+        ("clock_hz", float("nan"), "clock_hz` must be a number, as .* is, but is nan"),
+        ("memory_bandwidth_bytes_per_s", float("inf"), "memory_bandwidth_bytes_per_s` must be a number, .* is inf"),
+        ("link_bandwidth_bytes_per_s", -1.0, "link_bandwidth_bytes_per_s >= 0` must hold, but it is -1"),
+        ("int8_macs_per_cycle", -1, "int8_macs_per_cycle >= 0` must hold, but it is -1"),
+        ("load_piece_bytes", -1, "load_piece_bytes >= 0` must hold, but it is -1"),
+        ("multiprocessors", "no", "multiprocessors` must be true or false, but is 'no'"),
+        ("spills_accumulators", None, "spills_accumulators` must be true or false, but is None"),
+        ("name", "../hare", r"name` must be a name of letters, digits, _, - and \., but is '\.\./hare'"),
+        ("fit", {}, r"fit` must be a name of letters, digits, _, - and \., but is {}"),
+        ("tiles", (), r"tiles` must be pairs of at least 16 rows and columns, but is \(\)"),
+        ("tiles", (128, 256), r"tiles` must be pairs of at least 16 rows and columns, but is \(128, 256\)"),
+        ("tiles", ((128,),), r"tiles` must be pairs of at least 16 rows and columns, but is \(\(128,\),\)"),
+        ("split_k", (1, 0), r"split_k` must be whole numbers of at least 1, but is \(1, 0\)"),
+        ("split_k", (), r"split_k` must be whole numbers of at least 1, but is \(\)"),
+        ("precisions", (8, 8), r"precisions` must be a list of \[8, 8\], .*\[4, 16\], but is \[8, 8\]"),
+        ("precisions", ((7, 9),), r"precisions` must be a list of .*, but is \[\[7, 9\]\]"),
+        ("fusions", "mlp", "fusions` must be a list of matmul_dequant, matmul_swiglu_quant, mlp, but is mlp"),
+        ("fusions", ("MLP",), r"fusions` must be a list of .*, but is \['MLP'\]"),
+    ],
+)
+def test_impossible_values_are_named(key, value, rule):
+    with pytest.raises(InputError, match=f"chip.{rule}"):
         replace(read_chip("ascend_910b2"), **{key: value})
+
+
+def test_a_file_with_the_name_of_another_chip_is_refused(tmp_path):
+    text = (FOLDER / "ascend_910b2.yaml").read_text()
+    (tmp_path / "copy.yaml").write_text(text)
+    (tmp_path / "other.yaml").write_text(text.replace("matrix_cores: 24", "matrix_cores: 12"))
+    assert read_chip(str(tmp_path / "copy.yaml")) == read_chip("ascend_910b2")
+    with pytest.raises(InputError, match="must give its chip a name of its own, but ascend_910b2 is another's"):
+        read_chip(str(tmp_path / "other.yaml"))

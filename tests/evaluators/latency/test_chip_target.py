@@ -88,6 +88,12 @@ def test_the_fused_mlp_is_the_published_kernel():
     assert seconds("ascend_910b2", kernel) == pytest.approx(published[0].seconds)
 
 
+def test_the_fused_mlps_second_half_is_unaligned_where_its_hidden_channels_are():
+    # 2 * 1000 columns are 125 times 16, 1000 rows of the second matrix are not whole times 16.
+    made = chip_kernel("ascend_910b2", GatedMlpKernel((64,), 1024, 1000, 1024)).stages
+    assert [stage.aligned for stage in made] == [True, True, False]
+
+
 def test_a_chip_without_the_fused_mlp_says_so():
     with pytest.raises(InputError, match="nvidia_a100 has no kernel that fuses a gated MLP"):
         seconds("nvidia_a100", GatedMlpKernel((16,), 64, 64, 64))
