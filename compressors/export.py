@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 # A depthwise convolution's weights are reshaped first.
 _WEIGHT_READERS = ("Convolution", "GroupConvolution", "MatMul", "Reshape")
+# As many are multiplied in one kernel with those of the next layer.
+_FEW_ROWS = 8
 # Hardly more than the least that 16 bits hold.
 _NEXT_TO_NOTHING = 1e-7
 
@@ -52,14 +54,14 @@ def save_openvino(converted: Any, path: Path, half: bool = True) -> int:
 
 
 def _add_missing_biases(converted: Any) -> None:
-    """Give products with packed weights a bias that is next to nothing, in place, where theirs is the same everywhere.
+    """Give small products with packed weights a bias next to nothing, in place, where theirs is the same everywhere.
 
     Several in a row of 4, 6 or 8 rows become one kernel in OpenVINO 2026.4, which writes beyond its memory without.
     """
     from openvino import opset13
 
     for product in converted.get_ordered_ops():
-        if _is_packed_product(product) and not _is_biased(product):
+        if _is_small_packed_product(product) and not _is_biased(product):
             readers = product.output(0).get_target_inputs()
             bias = np.full((1, product.output(0).get_shape()[1]), _NEXT_TO_NOTHING, np.float32)
             bias[:, 1::2] *= -1
@@ -68,12 +70,13 @@ def _add_missing_biases(converted: Any) -> None:
                 reader.replace_source_output(biased.output(0))
 
 
-def _is_packed_product(node: Any) -> bool:
-    """Say whether the node multiplies a matrix by weights that are integers times their scales."""
+def _is_small_packed_product(node: Any) -> bool:
+    """Say whether the node multiplies a matrix of few rows by weights that are integers times their scales."""
     if node.get_type_name() != "MatMul":
         return False
     shape, weights = node.output(0).get_partial_shape(), node.input_value(1).get_node()
-    return bool(shape.is_static and len(shape) == 2 and weights.get_type_name() == "Multiply")
+    is_small = shape.is_static and len(shape) == 2 and shape[0].get_length() <= _FEW_ROWS
+    return bool(is_small and weights.get_type_name() == "Multiply")
 
 
 def _is_biased(product: Any) -> bool:
