@@ -54,20 +54,30 @@ def save_openvino(converted: Any, path: Path, half: bool = True) -> int:
 
 
 def _add_missing_biases(converted: Any) -> None:
-    """Give small products with packed weights a bias next to nothing, in place, where theirs is the same everywhere.
+    """Give some products a bias next to nothing, in place, where theirs is the same everywhere.
 
-    Several in a row of 4, 6 or 8 rows become one kernel in OpenVINO 2026.4, which writes beyond its memory without.
+    OpenVINO 2026.4 makes one kernel of several small products with packed weights in a row, which writes beyond its
+    memory for 4, 6 or 8 rows, and one of the three products of a SwiGLU, which divides by zero on one thread.
+    Biases that differ from column to column keep it from both.
     """
     from openvino import opset13
 
     for product in converted.get_ordered_ops():
-        if _is_small_packed_product(product) and not _is_biased(product):
+        if (_is_small_packed_product(product) or _is_gate(product)) and not _is_biased(product):
             readers = product.output(0).get_target_inputs()
-            bias = np.full((1, product.output(0).get_shape()[1]), _NEXT_TO_NOTHING, np.float32)
-            bias[:, 1::2] *= -1
+            shape = product.output(0).get_partial_shape()
+            bias = np.full([1] * (len(shape) - 1) + [shape[-1].get_length()], _NEXT_TO_NOTHING, np.float32)
+            bias[..., 1::2] *= -1
             biased = opset13.add(product, opset13.constant(bias))
             for reader in readers:
                 reader.replace_source_output(biased.output(0))
+
+
+def _is_gate(node: Any) -> bool:
+    """Say whether the node is a product that a SiLU reads."""
+    readers = node.output(0).get_target_inputs() if node.get_type_name() == "MatMul" else ()
+    silu = any(it.get_node().get_type_name() == "Swish" for it in readers)
+    return silu and bool(node.output(0).get_partial_shape()[-1].is_static)
 
 
 def _is_small_packed_product(node: Any) -> bool:
