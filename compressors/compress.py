@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +24,7 @@ from gulliver.spaces.layer_graph import LayerGraph
 from gulliver.spaces.network_identity import check_names, check_recipe, network_hash, tensor_bytes
 from gulliver.spaces.recipe import SGD, Finetune, Recipe
 from gulliver.spaces.trace import trace
+from gulliver.tasks.errors import InputError
 from gulliver.tasks.protocol import Task
 from torch import Tensor, fx, nn
 
@@ -70,10 +72,14 @@ class Original:
 
 
 def read_original(task: Task) -> Original:
-    """Trace the task's network, rank its channels, and run it on the calibration inputs."""
+    """Trace the task's network, rank its channels, and run it on the calibration inputs.
+
+    Raises InputError where it cannot be traced, returns something else than one tensor, or is not in float32.
+    """
     calibration = tuple(task.calibration())
     with torch.no_grad():
         outputs = tuple(task.model(*inputs) for inputs in calibration)
+    _check_types(task, outputs)
     return Original(
         task=task,
         network=network_hash(task.model),
@@ -82,6 +88,16 @@ def read_original(task: Task) -> Original:
         calibration=calibration,
         outputs=outputs,
     )
+
+
+def _check_types(task: Task, outputs: Iterable[object]) -> None:
+    for it in outputs:
+        if not isinstance(it, Tensor):
+            raise InputError(f"the network of {task.name} must return one tensor, but returns a {type(it).__name__}")
+    for name, parameter in task.model.named_parameters():
+        if parameter.dtype != torch.float32:
+            given = str(parameter.dtype).removeprefix("torch.")
+            raise InputError(f"the network of {task.name} must be in float32, but {name} is in {given}")
 
 
 def first_samples(original: Original, samples: int) -> tuple[Calibration, tuple[Tensor, ...]]:

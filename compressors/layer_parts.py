@@ -9,10 +9,11 @@ from typing import Any, TypeAlias
 from gulliver.compressors.decompose import singular_values, split_by, split_layer
 from gulliver.compressors.plan import Plan
 from gulliver.compressors.quantize import call_layer, rounded_weight
-from gulliver.compressors.sparsify import Ranking, remove_channels
+from gulliver.compressors.sparsify import Ranking
 from gulliver.compressors.store import Store
 from gulliver.spaces.layer_graph import ChannelGroup
 from gulliver.spaces.recipe import Decompose
+from gulliver.spaces.removal_trial import remove_channels
 from torch import Tensor, nn
 
 Layer: TypeAlias = nn.Conv1d | nn.Conv2d | nn.Linear

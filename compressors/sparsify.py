@@ -2,15 +2,16 @@
 
 from collections import defaultdict
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch_pruning
+from gulliver.spaces.channel_groups import dependent_groups
 from gulliver.spaces.layer_graph import LayerGraph
 from gulliver.spaces.recipe import Recipe
+from gulliver.spaces.removal_trial import remove_channels
 from gulliver.spaces.shapes import group_ratio, removed_channels
 from torch import Tensor, nn
-from torch_pruning import ops
-from torch_pruning.pruner.function import PrunerBox
 
 Ranking = Mapping[str, tuple[int, ...]]
 
@@ -20,19 +21,26 @@ def rank_channels(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> Ranki
 
     Source: Fang et al., "DepGraph", CVPR 2023, section 3.3 (group-level importance).
     """
-    with torch.enable_grad():
-        dependency = torch_pruning.DependencyGraph().build_dependency(model, example_inputs, verbose=False)
-    importance = torch_pruning.importance.GroupMagnitudeImportance(p=2)
     names = {module: name for name, module in model.named_modules()}
     rankings: dict[str, tuple[int, ...]] = {}
-    for group in dependency.get_all_groups():
-        scores = importance(group)
+    for group in dependent_groups(model, example_inputs)[0]:
+        scores = _scores(group)
         if scores is not None:
             order = tuple(torch.argsort(scores, stable=True).tolist())
             # A module that only reads the group's channels has a group, and a ranking, of its own.
             members = [it.dep.target.module for it in group.items if it.dep.handler.__name__ != "prune_in_channels"]
             rankings |= {names[module]: order for module in members if module in names}
     return rankings
+
+
+def _scores(group: Any) -> Tensor | None:
+    """Return shape (channels,): the importance of a group's channels, None where torch-pruning has none for it."""
+    try:
+        scores: Tensor | None = torch_pruning.importance.GroupMagnitudeImportance(p=2)(group)
+    except IndexError:
+        # It counts channels that a module has not, so that the group can lose none (spaces/removal_trial.py).
+        return None
+    return scores
 
 
 def removed_indices(graph: LayerGraph, recipe: Recipe, ranking: Ranking) -> dict[tuple[str, str], set[int]]:
@@ -52,10 +60,3 @@ def sparsify(model: nn.Module, graph: LayerGraph, recipe: Recipe, ranking: Ranki
     for (name, side), indices in removed_indices(graph, recipe, ranking).items():
         remove_channels(model.get_submodule(name), side, sorted(indices))
     return model
-
-
-def remove_channels(module: nn.Module, side: str, indices: list[int]) -> None:
-    """Remove in place these output ("out") or input ("in") channels of one module."""
-    pruner = PrunerBox[ops.module2type(module)]
-    prune = pruner.prune_out_channels if side == "out" else pruner.prune_in_channels
-    prune(module, indices)

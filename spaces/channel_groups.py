@@ -24,12 +24,30 @@ def find_channel_groups(
     Groups that hold a layer that is `fixed`, for the reason that it maps to, are not prunable, nor are those that hold
     a convolution or a linear module that is none of the layers.
     """
-    with torch.enable_grad():
-        graph = torch_pruning.DependencyGraph().build_dependency(model, example_inputs, verbose=False)
     names = {module: name for name, module in model.named_modules()}
-    found = (_channel_group(group, names, layers, fixed) for group in graph.get_all_groups())
+    dependent, problem = dependent_groups(model, example_inputs)
+    if problem:
+        return tuple(_untied(name, model, problem) for name in layers)
+    found = (_channel_group(group, names, layers, fixed) for group in dependent)
     order = {name: position for position, name in enumerate(names.values())}
     return tuple(sorted((group for group in found if group), key=lambda group: order[group.name]))
+
+
+def dependent_groups(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> tuple[list[Any], str]:
+    """Return torch-pruning's groups, or none and what it stumbled on."""
+    try:
+        with torch.enable_grad():
+            graph = torch_pruning.DependencyGraph().build_dependency(model, example_inputs, verbose=False)
+        return list(graph.get_all_groups()), ""
+    except Exception as error:  # its own mistakes have no base class in common
+        return [], " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def _untied(name: str, model: nn.Module, problem: str) -> ChannelGroup:
+    """Return the group of one layer of which it is not known what reads its channels."""
+    layer: Any = model.get_submodule(name)
+    reason = f"torch-pruning cannot follow the network's channels ({problem})"
+    return ChannelGroup(name, len(layer.weight), (name,), (), reason)
 
 
 def _channel_group(
@@ -44,6 +62,8 @@ def _channel_group(
         return None
     ordered = tuple(sorted(tied, key=order.index))
     reason = next((fixed[name] for name in ordered if name in fixed), _not_prunable(group, names, layers))
+    if reason is None and not all(map(_is_even, couplings)):
+        reason = "torch-pruning cannot follow them to those who read them"
     return ChannelGroup(ordered[0], channels, ordered, couplings, reason)
 
 
@@ -54,6 +74,11 @@ def _coupling(item: Any, names: dict[nn.Module, str], channels: int) -> Coupling
     side = "in" if item.dep.handler.__name__ == "prune_in_channels" else "out"
     module = names[item.dep.target.module]
     return Coupling(module, side, tuple(tuple(indices[channel]) for channel in range(channels)))
+
+
+def _is_even(coupling: Coupling) -> bool:
+    """Say whether as many of the module's indices go with one channel as with any other."""
+    return len({len(indices) for indices in coupling.indices}) == 1 and len(coupling.indices[0]) > 0
 
 
 def _not_prunable(group: Any, names: dict[nn.Module, str], layers: Collection[str]) -> str | None:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from gulliver.spaces.channel_groups import find_channel_groups
 from gulliver.spaces.layer_graph import Layer, LayerGraph, Operation
+from gulliver.spaces.removal_trial import try_removals
 from gulliver.tasks.errors import InputError
 from torch import Tensor, fx, nn
 
@@ -112,7 +113,8 @@ def trace(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> LayerGraph:
     shuffles = (node for node in traced.graph.nodes if _is_shuffle(node, modules, shapes.of))
     fixed = dict.fromkeys(_layers_behind(shuffles, modules), "its channels are shuffled")
     fixed |= dict.fromkeys(_layers_behind(outputs, modules), "its channels are the network's outputs")
-    return LayerGraph(layers, operations, find_channel_groups(model, example_inputs, layers, fixed))
+    groups = find_channel_groups(model, example_inputs, layers, fixed)
+    return LayerGraph(layers, operations, try_removals(model, example_inputs, groups))
 
 
 class _Shapes(fx.Interpreter):

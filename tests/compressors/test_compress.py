@@ -122,3 +122,34 @@ def test_reading_a_network_that_cannot_be_traced_is_refused(originals):
     task = type("Task", (), {"model": Branching(), "calibration": list, "example_inputs": (torch.zeros(1),)})()
     with pytest.raises(InputError, match=r"cannot be traced by torch\.fx"):
         read_original(task)
+
+
+class Pair(nn.Linear):
+    """A layer that returns its outputs twice, as `container` holds them."""
+
+    def __init__(self, container):
+        super().__init__(4, 2)
+        self.container = container
+
+    def forward(self, values):
+        outputs = super().forward(values)
+        return self.container([("first", outputs), ("second", outputs)])
+
+
+@pytest.mark.parametrize(
+    ("model", "values", "refusal"),
+    [
+        (Pair(tuple), torch.zeros(1, 4), "the network of own must return one tensor, but returns a tuple"),
+        (Pair(dict), torch.zeros(1, 4), "the network of own must return one tensor, but returns a dict"),
+        (
+            nn.Linear(4, 2).double(),
+            torch.zeros(1, 4).double(),
+            "the network of own must be in float32, but weight is in float64",
+        ),
+    ],
+)
+def test_reading_a_network_of_several_outputs_or_of_another_type_is_refused(model, values, refusal):
+    members = {"name": "own", "model": model, "calibration": lambda self: [(values,)], "example_inputs": (values,)}
+    with pytest.raises(InputError) as refused:
+        read_original(type("Task", (), members)())
+    assert str(refused.value) == refusal

@@ -113,3 +113,19 @@ def test_tied_layers_with_different_ratios_are_refused(originals):
     unequal = Recipe({**recipe.layers, "stem": LayerRecipe(Sparsify(0.25))})
     with pytest.raises(InputError, match=r"must have one ratio, but stem has ratio=0.25, block1.conv2 has ratio=0.5"):
         sparsify(copy.deepcopy(original.task.model), original.graph, unequal, original.ranking)
+
+
+def test_channels_are_ranked_where_torch_pruning_loses_count_of_others():
+    class Joined(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.linear = nn.Conv2d(3, 16, 1), nn.Linear(8, 24)
+            self.wide, self.head = nn.Linear(16 * 16 + 24, 32), nn.Linear(32, 4)
+
+        def forward(self, images, values):
+            joined = torch.cat([self.conv(images).flatten(1), self.linear(values)], 1)
+            return self.head(torch.relu(self.wide(joined)))
+
+    model = Joined().eval()
+    ranking = rank_channels(model, (torch.zeros(1, 3, 4, 4), torch.zeros(1, 8)))
+    assert sorted(ranking["wide"]) == list(range(32))

@@ -150,3 +150,64 @@ def test_every_layer_is_in_exactly_one_group_named_by_its_first_layer(fixture, r
     members = [name for group in graph.channel_groups for name in group.layers]
     assert sorted(members) == sorted(graph.layers)
     assert all(group.name == group.layers[0] for group in graph.channel_groups)
+
+
+class Heads(nn.Module):
+    """Self-attention, and a residual layer behind it; the width of its heads is written out, or what is left."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.query, self.key, self.value, self.merge = (nn.Linear(32, 32) for _ in range(4))
+        self.wide, self.narrow = nn.Linear(32, 64), nn.Linear(64, 4)
+        self.width = width
+
+    def forward(self, tokens):
+        batch, count, _ = tokens.shape
+        query, key, value = (
+            layer(tokens).view(batch, count, 4, self.width).transpose(1, 2)
+            for layer in (self.query, self.key, self.value)
+        )
+        mixed = torch.softmax(query @ key.transpose(2, 3), 3) @ value
+        return self.narrow(torch.relu(self.wide(self.merge(mixed.transpose(1, 2).flatten(2)))))
+
+
+@pytest.mark.parametrize(
+    ("width", "reason"),
+    [
+        (8, "the network does not run without some of them (RuntimeError: shape '[1, 5, 4, 8]' is invalid for"),
+        (-1, ""),
+    ],
+)
+def test_channels_that_a_forward_method_counts_on_are_kept(width, reason):
+    reasons = {it.name: it.not_prunable for it in trace(Heads(width).eval(), (torch.zeros(1, 5, 32),)).channel_groups}
+    assert (reasons["query"] or "").startswith(reason)
+    assert bool(reasons["query"]) == bool(reason)
+    assert reasons["wide"] is None
+
+
+def test_channels_are_kept_where_it_is_not_known_who_reads_them():
+    class Joined(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.linear, self.head = nn.Conv2d(3, 16, 1), nn.Linear(8, 24), nn.Linear(16 * 16 + 24, 4)
+
+        def forward(self, images, values):
+            return self.head(torch.cat([self.conv(images).flatten(1), self.linear(values)], 1))
+
+    graph = trace(Joined().eval(), (torch.zeros(1, 3, 4, 4), torch.zeros(1, 8)))
+    reasons = [it.not_prunable for it in graph.channel_groups if {"conv", "linear"} & {*it.layers}]
+    assert "torch-pruning cannot follow them to those who read them" in reasons
+
+
+def test_no_channels_are_removed_from_a_network_that_torch_pruning_cannot_follow():
+    class Recurrent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.recurrent, self.head = nn.Linear(8, 16), nn.GRU(16, 24, batch_first=True), nn.Linear(24, 4)
+
+        def forward(self, steps):
+            return self.head(self.recurrent(self.first(steps))[0][:, -1])
+
+    graph = trace(Recurrent().eval(), (torch.zeros(1, 5, 8),))
+    assert {it.name: it.channels for it in graph.channel_groups} == {"first": 16, "head": 4}
+    assert all(it.not_prunable.startswith("torch-pruning cannot follow the netw") for it in graph.channel_groups)
