@@ -12,9 +12,10 @@ COMMANDS = {
     "show": "print a recipe: recipe=FILE; with target=... task=... its kernel calls and what bounds each",
     "predict": "predict kernel times of Ascend and NVIDIA chips: kernels=FILE.csv out=FILE.csv [mode=model|nearest]",
 }
-# What a file system says to who may not write, or has no place left.
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+# What a file system says of a path that is not there to be written to.
 _REFUSED = (
-    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT),
+    *(errno.EACCES, errno.EPERM, errno.EROFS),
     *(errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
 )
 HELP = """Gulliver finds the fastest compressed form of a trained network that meets an accuracy bar on a target.
@@ -59,9 +60,11 @@ def _run(command: str, arguments: list[str]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
+        if error.errno in _FULL:
+            _fail(f"{error}; the same command goes on where this one stopped", 1)
         if error.errno not in _REFUSED:
             raise
-        _fail(f"{error}; the same command goes on where this one stopped", 1)
+        _fail(str(error))
     except KeyboardInterrupt:
         sys.stderr.write("gulliver: interrupted; the same command goes on where this one stopped\n")
         sys.exit(130)
