@@ -71,10 +71,17 @@ def _convert(value: object, hint: Any, path: str) -> Any:
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return value if isinstance(value, hint) else build(hint, value, path)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        return _as_float(value, path)
     if hint is Path and isinstance(value, str):
         return Path(value)
     return _check_type(value, hint, path)
+
+
+def _as_float(value: int, path: str) -> float:
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise InputError(f"{path} must be a floating-point number, but has {len(str(value))} digits") from error
 
 
 def _check_type(value: object, hint: Any, path: str) -> object:
