@@ -39,6 +39,8 @@ def build_target(values: object, path: str) -> Any:
         constructor = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(f"{path}.{TARGET_KEY}={values[TARGET_KEY]} cannot be imported: {error}") from error
+    if not callable(constructor):
+        raise InputError(f"{path}.{TARGET_KEY} must name a class, but {values[TARGET_KEY]} is none")
     return build(constructor, {key: value for key, value in values.items() if key != TARGET_KEY}, path)
 
 
