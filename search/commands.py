@@ -1,5 +1,6 @@
 """What each command does, once its configuration is checked."""
 
+import shlex
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -20,7 +21,8 @@ def run_search_job(job: SearchJob) -> None:
     say(f"\nbest recipe   {best.out / 'recipes' / 'best.yaml'}")
     say(f"everything    {job.out}")
     if job.tracking.enabled:
-        say(f"dashboard     mlflow ui --backend-store-uri {Tracker(job.tracking, job.out).uri}   (or: make dashboard)")
+        store = shlex.quote(Tracker(job.tracking, job.out).uri)
+        say(f"dashboard     mlflow ui --backend-store-uri {store}   (or: make dashboard)")
 
 
 def _search(job: SearchJob, seed: int, out: Path) -> Any:

@@ -39,6 +39,8 @@ def build_target(values: object, path: str) -> Any:
         constructor = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(f"{path}.{TARGET_KEY}={values[TARGET_KEY]} cannot be imported: {error}") from error
+    if not callable(constructor):
+        raise InputError(f"{path}.{TARGET_KEY} must name a class, but {values[TARGET_KEY]} is none")
     return build(constructor, {key: value for key, value in values.items() if key != TARGET_KEY}, path)
 
 
@@ -71,10 +73,17 @@ def _convert(value: object, hint: Any, path: str) -> Any:
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return value if isinstance(value, hint) else build(hint, value, path)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        return _as_float(value, path)
     if hint is Path and isinstance(value, str):
         return Path(value)
     return _check_type(value, hint, path)
+
+
+def _as_float(value: int, path: str) -> float:
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise InputError(f"{path} must be a floating-point number, but has {len(str(value))} digits") from error
 
 
 def _check_type(value: object, hint: Any, path: str) -> object:

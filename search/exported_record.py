@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,16 @@ def read_exported(folder: Path, wanted: Mapping[str, Any]) -> Exported | None:
     """Return what is kept in the folder; None where there is nothing, or what was made of something else."""
     record = folder / _FILE
     kept = json.loads(record.read_text()) if record.exists() else {}
-    return Exported(**kept["exported"]) if kept.get("made_of") == wanted else None
+    return _found_in(folder, Exported(**kept["exported"])) if kept.get("made_of") == wanted else None
+
+
+def _found_in(folder: Path, exported: Exported) -> Exported | None:
+    """Return what is kept with its file where the folder is now; None where that file is gone."""
+    if exported.path is None:
+        return exported
+    # The folder may have been moved, or be named from another working directory.
+    path = folder / Path(exported.path).name
+    return replace(exported, path=str(path)) if path.exists() else None
 
 
 def write_exported(folder: Path, wanted: Mapping[str, Any], exported: Exported) -> Exported:

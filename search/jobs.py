@@ -110,7 +110,7 @@ def build_search(config: dict[str, Any]) -> SearchJob:
     named = f"{task.name}-{target.name}-{'seeds-from' if len(seeds) > 1 else 'seed'}{settings.seed}"
     out = _folder(config["out"]) or _default_out(config, named)
     tracking = build(TrackingSettings, config["tracking"], "tracking")
-    return SearchJob(task, target, settings, tracking, seeds, out, bool(config["again"]), config)
+    return SearchJob(task, target, settings, tracking, seeds, out, _yes_or_no(config, "again"), config)
 
 
 def build_solve(config: dict[str, Any]) -> SolveJob:
@@ -157,7 +157,7 @@ def build_calibrate(config: dict[str, Any]) -> CalibrateJob:
     if kernels and out and (out.is_dir() or out.resolve() == kernels.resolve()):
         raise InputError(f"out must be a YAML file other than kernels, but is {out}")
     options = build(SpaceOptions, config["space"], "space")
-    return CalibrateJob(task, target, options, bool(config["again"]), kernels, out)
+    return CalibrateJob(task, target, options, _yes_or_no(config, "again"), kernels, out)
 
 
 def build_show(config: dict[str, Any]) -> ShowJob:
@@ -240,6 +240,13 @@ def _folder(value: object, key: str = "out") -> Path | None:
     if value is not None and not isinstance(value, str):
         raise InputError(f"{key} must be a folder, but is {value!r}")
     return Path(value) if value else None
+
+
+def _yes_or_no(config: dict[str, Any], key: str) -> bool:
+    value = config[key]
+    if not isinstance(value, bool):
+        raise InputError(f"{key} must be true or false, but is {value!r}")
+    return value
 
 
 def _seeds(count: object, first: int) -> tuple[int, ...]:

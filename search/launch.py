@@ -67,6 +67,9 @@ def compose(command: str, overrides: list[str]) -> dict[str, Any]:
         return _plain(OmegaConf.to_container(config, resolve=True))
     except (HydraException, OmegaConfBaseException) as error:
         raise InputError(_explain(error, command, own)) from error
+    except (ValueError, TypeError) as error:
+        # Hydra's own, of a number for a group's choice and of one of thousands of digits.
+        raise InputError(f"{' '.join(own)} is nothing that Hydra can read: {_one_line(str(error))}") from error
 
 
 def expand(overrides: list[str], sweep: bool) -> Iterator[list[str]]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from gulliver.search.settings import SearchSettings
 from gulliver.spaces.recipe import choice_values
@@ -32,14 +32,20 @@ class RunDirectory:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder for this process; raises InputError where another one has it."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / ".lock").open("w") as lock:
+        """Hold the folder for this process; raises InputError where another one has it, or it cannot be made."""
+        with self._opened_lock() as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise InputError(f"run directory {self.path} is in use by another process") from error
             yield
+
+    def _opened_lock(self) -> TextIO:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            return (self.path / ".lock").open("w")
+        except OSError as error:
+            raise InputError(f"run directory {self.path} cannot be written to: {error.strerror}") from error
 
     def claim(self, settings: Mapping[str, Any]) -> None:
         """Write the settings into a new folder, or raise InputError where it holds a search with other ones."""

@@ -72,7 +72,9 @@ def run_search(
             space = Space(original.graph, target.capabilities, settings.space)
             # A search that is refused adds no seconds to those of the one that is there.
             directory.claim(settings_record(task_record(original), target, settings))
-        return _Search(original, target, settings, space, directory, Tracker(tracking, out), say).run()
+        tracker = Tracker(tracking, out)
+        with tracker.ending():
+            return _Search(original, target, settings, space, directory, tracker, say).run()
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ class _Search:
         with self.directory.phase("sensitivity"):
             guide = self._guide(scoring) if self.settings.sampler.guided else None
         study = self._open_study(scoring, guide)
-        self.tracker.start(self.directory.path.name, self._parameters())
+        self.tracker.start(self.directory.path.name, self._parameters(), study.keys())
         with self.directory.phase("search"):
             self._run_study(study, scoring)
         with self.directory.phase("finalists"):

@@ -80,6 +80,10 @@ class Study:
         """Return Optuna's trials that are scored or have failed, in order."""
         return self._trials(TrialState.COMPLETE, TrialState.FAIL)
 
+    def keys(self) -> dict[int, str]:
+        """Return by trial the keys of the recipes that are scored or have failed."""
+        return {trial.number: trial.user_attrs["key"] for trial in self.finished()}
+
     def candidates(self) -> list[Candidate]:
         """Return the scored trials in order, each with its recipe and scores."""
         return [self._scored(trial) for trial in self._trials(TrialState.COMPLETE)]

@@ -1,15 +1,24 @@
 """MLflow: one parent run a search, one nested run a trial. Nothing that fails here loses a trial, or delays one."""
 
+import fcntl
+import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from gulliver.search.study import Candidate
 
 _EXPERIMENT = "gulliver"
+_SQLITE = "sqlite:///"
+# MLflow asks a server that is gone for four minutes by default, each time.
+_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
+# A store that failed so often without a break is asked no more.
+_MOST_FAILURES = 3
 
 
 @dataclass(frozen=True)
@@ -35,18 +44,25 @@ class Tracker:
     _parent: str = ""
     _logged: set[int] = field(default_factory=set)
     _summary: Mapping[str, float] = field(default_factory=dict)
+    _failures: int = 0
     _warned: bool = False
     _writer: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "mlflow"))
 
     @property
     def uri(self) -> str:
-        """Return the tracking URI, absolute."""
-        return self.settings.uri or f"sqlite:///{self.out.resolve().parent / 'mlflow.db'}"
+        """Return the tracking URI, that of an SQLite file with an absolute path."""
+        uri = self.settings.uri or f"{_SQLITE}{self.out.resolve().parent / 'mlflow.db'}"
+        return f"{_SQLITE}{Path(uri.removeprefix(_SQLITE)).resolve()}" if uri.startswith(_SQLITE) else uri
 
-    def start(self, name: str, parameters: Mapping[str, object]) -> None:
-        """Open the store and the parent run of this run directory, or go on with the one that is there."""
+    def start(
+        self, name: str, parameters: Mapping[str, object], done: Mapping[int, str] = MappingProxyType({})
+    ) -> None:
+        """Open the store and this search's parent run, or go on with it where it is there.
+
+        `done` are the keys of the recipes tried so far, by trial: a run with others is of an earlier search.
+        """
         if self.settings.enabled:
-            self._guard(lambda: self._start(name, parameters))
+            self._guard(lambda: self._start(name, parameters, done))
 
     def log_trial(self, candidate: Candidate, summary: Mapping[str, float]) -> None:
         """Log a trial as a nested run, unless it is there already, and on the parent what it changed of the search."""
@@ -76,21 +92,30 @@ class Tracker:
         if self._parent:
             self._guard(lambda: self._finish(metrics, artifacts, names))
 
-    def _start(self, name: str, parameters: Mapping[str, object]) -> None:
+    @contextmanager
+    def ending(self) -> Iterator[None]:
+        """End the parent run, while the context lasts, of what is interrupted or fails; it goes on later."""
+        try:
+            yield
+        except BaseException as error:
+            self._writer.shutdown(cancel_futures=True)
+            if self._parent:
+                status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+                self._guard(lambda: self._client.set_terminated(self._parent, status))
+            raise
+
+    def _start(self, name: str, parameters: Mapping[str, object], done: Mapping[int, str]) -> None:
         from mlflow.entities import Param, RunTag
         from mlflow.tracking import MlflowClient
 
-        _quiet()
-        self._client = MlflowClient(self.uri)
-        self._experiment_id = self._open_experiment()
-        tag = str(self.out.resolve())
-        found = self._client.search_runs([self._experiment_id], f"tags.`gulliver.run_directory` = '{tag}'")
-        if found:
-            self._parent = found[0].info.run_id
-            self._client.update_run(self._parent, status="RUNNING")
-            self._logged = self._trials_logged()
+        _prepare_mlflow()
+        with _alone(self.uri):
+            self._client = MlflowClient(self.uri)
+            self._experiment_id = self._open_experiment()
+        folder = str(self.out.resolve())
+        if self._take_up(folder, done):
             return
-        run = self._client.create_run(self._experiment_id, run_name=name, tags={"gulliver.run_directory": tag})
+        run = self._client.create_run(self._experiment_id, run_name=name, tags={"gulliver.run_directory": folder})
         self._parent = run.info.run_id
         params = [Param(key, str(value)[:500]) for key, value in parameters.items()]
         self._client.log_batch(self._parent, params=params, tags=[RunTag("gulliver.kind", "search")])
@@ -100,15 +125,30 @@ class Tracker:
         if experiment is not None:
             return str(experiment.experiment_id)
         location = None
-        if self.uri.startswith("sqlite:///"):
-            location = (Path(self.uri.removeprefix("sqlite:///")).parent / "mlflow-artifacts").as_uri()
+        if self.uri.startswith(_SQLITE):
+            location = (Path(self.uri.removeprefix(_SQLITE)).parent / "mlflow-artifacts").as_uri()
         return str(self._client.create_experiment(self.settings.experiment, artifact_location=location))
 
-    def _trials_logged(self) -> set[int]:
-        runs = self._client.search_runs(
-            [self._experiment_id], f"tags.`mlflow.parentRunId` = '{self._parent}'", max_results=50_000
-        )
-        return {int(run.data.tags["gulliver.trial"]) for run in runs if run.info.status != "RUNNING"}
+    def _take_up(self, folder: str, done: Mapping[int, str]) -> bool:
+        """Go on with the folder's newest run if all its trials are this search's, and say whether it is so."""
+        # A text in MLflow's filters must not hold the quotes that it stands in.
+        quote = '"' if "'" in folder else "'"
+        newest = self._runs(f"tags.`gulliver.run_directory` = {quote}{folder}{quote}")[:1]
+        trials = [it for run in newest for it in self._runs(f"tags.`mlflow.parentRunId` = '{run.info.run_id}'")]
+        keys = {int(it.data.tags["gulliver.trial"]): it.data.tags["gulliver.recipe_key"] for it in trials}
+        if not newest or not keys.items() <= done.items():
+            return False
+        self._parent = newest[0].info.run_id
+        self._client.update_run(self._parent, status="RUNNING")
+        for half in (it for it in trials if it.info.status == "RUNNING"):
+            self._client.delete_run(half.info.run_id)
+            del keys[int(half.data.tags["gulliver.trial"])]
+        self._logged = {*keys}
+        return True
+
+    def _runs(self, condition: str) -> list[Any]:
+        """Return the runs that meet the condition, the newest first."""
+        return list(self._client.search_runs([self._experiment_id], condition, max_results=50_000))
 
     def _log_trial(self, candidate: Candidate, summary: Mapping[str, float]) -> None:
         scores = candidate.scores
@@ -139,13 +179,17 @@ class Tracker:
         self._client.set_terminated(self._parent)
 
     def _guard(self, log: Callable[[], None]) -> None:
+        if self._failures == _MOST_FAILURES:
+            return
         try:
             log()
+            self._failures = 0
         except Exception as error:  # MLflow's stores raise errors of many kinds, and none may stop a search
             if not self._warned:
-                reason = " ".join(str(error).split())[:300]
+                reason = " ".join(str(error).split())[:300] or type(error).__name__
                 sys.stderr.write(f"MLflow at {self.uri} failed, and the search goes on without it: {reason}\n")
             self._warned = True
+            self._failures += 1
 
 
 def _metrics(values: Mapping[str, float], step: int) -> list[Any]:
@@ -157,9 +201,24 @@ def _metrics(values: Mapping[str, float], step: int) -> list[Any]:
     return [Metric(name, float(value), now, step) for name, value in values.items()]
 
 
-def _quiet() -> None:
-    """Keep the migration messages of a new store off the terminal."""
+@contextmanager
+def _alone(uri: str) -> Iterator[None]:
+    """Let one process at a time open an SQLite file: of several that make its tables, all but one would fail."""
+    if not uri.startswith(_SQLITE):
+        yield
+        return
+    file = Path(uri.removeprefix(_SQLITE))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.with_name(f".{file.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _prepare_mlflow() -> None:
+    """Keep the migration messages of a new store off the terminal, and the wait for a server that is gone short."""
     import logging
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    for name, value in _PATIENCE.items():
+        os.environ.setdefault(name, value)

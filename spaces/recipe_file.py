@@ -20,6 +20,7 @@ from gulliver.spaces.recipe import (
 )
 from gulliver.tasks.cache import write_atomically
 from gulliver.tasks.errors import InputError
+from yaml.constructor import ConstructorError
 
 VERSION = 1
 _VERSION_KEY = "gulliver_recipe"
@@ -27,13 +28,33 @@ _METHODS: dict[str, type[Any]] = {"sparsify": Sparsify, "decompose": Decompose, 
 
 
 class _Loader(yaml.SafeLoader):
-    """Read YAML without what a short file could fill memory with, aliases, or numbers too long to be written again."""
+    """Read YAML without what a short file could fill memory with, aliases, or numbers too long to be written again.
+
+    Of equal keys PyYAML takes the last and says nothing; here a key must be given once.
+    """
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             mark = self.current_event.start_mark
             raise yaml.composer.ComposerError(None, None, "found an alias, which recipes must not have", mark)
         return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set[str]()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                raise ConstructorError(None, None, f"found the key {quoted(key.value)} again", key.start_mark)
+            seen.add(key.value)
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (LookupError, AttributeError) as error:
+            # PyYAML looks for what every value of a tag has, as in `!!bool maybe`.
+            problem = f"found {quoted(node.value)}, which is no {node.tag}"
+            raise ConstructorError(None, None, problem, node.start_mark) from error
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
         value: int = super().construct_yaml_int(node)

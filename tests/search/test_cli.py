@@ -1,9 +1,12 @@
+import errno
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from gulliver.search.cli import main
+from gulliver.spaces.recipe import LayerRecipe, Recipe
 
 GULLIVER = Path(sys.executable).with_name("gulliver")
 
@@ -40,6 +43,36 @@ def test_bad_input_is_one_line_and_exit_status_2(arguments, message, tmp_path):
     assert message in result.stderr
     assert len(result.stderr.splitlines()) == 1
     assert result.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "said"),
+    [
+        (errno.ENOSPC, 1, "No space left on device: 'out'; the same command goes on where this one stopped"),
+        (errno.EROFS, 2, "Read-only file system: 'out'"),
+        (errno.ENOTDIR, 2, "Not a directory: 'out'"),
+    ],
+)
+def test_what_the_file_system_refuses_is_one_line_and_a_full_one_has_a_status_of_its_own(
+    number, status, said, monkeypatch, capsys
+):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number), "out")
+
+    monkeypatch.setattr("gulliver.search.launch.launch", refuse)
+    monkeypatch.setattr("sys.argv", ["gulliver", "search"])
+    with pytest.raises(SystemExit, match=str(status)):
+        main()
+    assert capsys.readouterr().err == f"gulliver: [Errno {number}] {said}\n"
+
+
+def test_a_command_whose_reader_has_gone_ends_in_silence(tmp_path):
+    Recipe({"layer": LayerRecipe(fallback="x" * 2**20)}).save(tmp_path / "recipe.yaml")
+    command = [GULLIVER, "show", f"recipe={tmp_path / 'recipe.yaml'}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 1
 
 
 def test_the_version_is_printed():

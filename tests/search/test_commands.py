@@ -1,3 +1,4 @@
+import shlex
 from types import SimpleNamespace
 
 import pytest
@@ -43,3 +44,12 @@ def test_a_dashboard_is_named_where_there_is_one(tmp_path, monkeypatch, capsys, 
     printed = capsys.readouterr().out
     assert printed.count("everything") == 1
     assert printed.count("dashboard ") == lines
+
+
+def test_the_dashboards_command_can_be_given_to_a_shell_as_it_is(tmp_path, monkeypatch, capsys):
+    out = tmp_path / "two words" / "run"
+    result = SimpleNamespace(explanation=(), out=out)
+    monkeypatch.setattr("gulliver.search.run_search.run_search", lambda *_: result)
+    run_search_job(check("search", [f"out='{out}'"]))
+    (line,) = (it for it in capsys.readouterr().out.splitlines() if it.startswith("dashboard "))
+    assert shlex.split(line)[4] == f"sqlite:///{tmp_path}/two words/mlflow.db"

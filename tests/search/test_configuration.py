@@ -118,6 +118,11 @@ def test_lists_of_pairs_become_tuples_of_pairs():
     assert build(SpaceOptions, {"bits": [[8, 8]]}, "space").bits == ((8, 8),)
 
 
+def test_a_target_that_is_no_class_is_refused():
+    with pytest.raises(InputError, match=r"task\._target_ must name a class, but os\.path is none"):
+        build_target({"_target_": "os.path"}, "task")
+
+
 def test_a_target_is_imported_and_built():
     assert build_target({"_target_": "gulliver.search.settings.Budget", "max_drop": 0.02}, "budget") == Budget(0.02)
 

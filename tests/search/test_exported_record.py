@@ -1,4 +1,5 @@
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from gulliver.compressors.compress import read_original
@@ -11,7 +12,7 @@ from gulliver.spaces.recipe import Finetune
 from gulliver.spaces.space import untouched
 from gulliver.tasks.moe_block import MoeBlock
 
-EXPORTED = Exported("model.xml", 0.9, 0.8, 1000, "bfloat16", 0.01)
+EXPORTED = Exported(None, 0.9, 0.8, 1000, "bfloat16", 0.01)
 
 
 @pytest.fixture
@@ -22,6 +23,21 @@ def recipe(block_original):
 def test_what_was_made_of_the_same_is_read_again(block_original, recipe, tmp_path):
     assert write_exported(tmp_path, made_of(block_original, recipe, batch=2), EXPORTED) == EXPORTED
     assert read_exported(tmp_path, made_of(block_original, recipe, batch=2)) == EXPORTED
+
+
+def test_a_model_is_found_where_its_folder_is_now(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path)
+    write_exported(Path("here"), {}, replace(EXPORTED, path="here/model.xml"))
+    (tmp_path / "here" / "model.xml").touch()
+    (tmp_path / "here").rename(tmp_path / "there")
+    moved = read_exported(tmp_path / "there", {})
+    assert moved == replace(EXPORTED, path=str(tmp_path / "there" / "model.xml"))
+
+
+def test_a_model_whose_file_is_gone_is_made_again(tmp_path):
+    write_exported(tmp_path, {}, replace(EXPORTED, path=str(tmp_path / "model.xml")))
+    assert read_exported(tmp_path, {}) is None
 
 
 def other_task():

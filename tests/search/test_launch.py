@@ -29,6 +29,11 @@ from gulliver.tasks.errors import InputError
         (["trial.race.confidence=1"], "`0 < trial.race.confidence < 1` must hold, but it is 1.0"),
         (["trial.race.first_slice=0"], "`trial.race.first_slice >= 1` must hold, but it is 0"),
         (["trials=[1"], "trials=[1 is not an override in Hydra's grammar: no viable alternative at input '[1'"),
+        (["again=maybe"], "again must be true or false, but is 'maybe'"),
+        (["budget.max_drop=1" + "0" * 400], "budget.max_drop must be a floating-point number, but has 401 digits"),
+        (["task=0"], "task=0 is nothing that Hydra can read: Config group override must be a string or a list"),
+        (["task=[1]"], "task=[1] is nothing that Hydra can read: argument of type 'int' is not iterable"),
+        (["seed=" + "1" * 5000], "is nothing that Hydra can read: Exceeds the limit"),
     ],
 )
 def test_a_mistake_in_a_search_is_one_line_that_names_the_key_and_the_choices(overrides, message):

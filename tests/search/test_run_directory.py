@@ -15,6 +15,13 @@ def test_a_folder_in_use_is_refused(tmp_path):
         pass
 
 
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    for path, reason in ((tmp_path / "file", "File exists"), (tmp_path / "file" / "run", "Not a directory")):
+        with pytest.raises(InputError, match=f"run directory {path} cannot be written to: {reason}"):
+            RunDirectory(path).locked().__enter__()
+
+
 def test_a_folder_with_another_search_is_refused_naming_the_difference(tmp_path):
     directory = RunDirectory(tmp_path)
     directory.claim({"seed": 1, "task": "a"})

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from threading import Event
 
 import pytest
@@ -21,6 +23,10 @@ def out(tmp_path_factory):
 
 def candidate(trial, accuracy=0.9):
     return Candidate(trial, Recipe({"layer": LayerRecipe()}), Scores(accuracy, 2.0, 100.0), 0.0, "tpe")
+
+
+def scored(*trials):
+    return {trial: candidate(trial).recipe.key for trial in trials}
 
 
 def runs(tracker, experiment_name="gulliver"):
@@ -80,13 +86,87 @@ def test_how_a_recipes_accuracy_comes_back_is_a_curve_of_the_parent_run(out):
 
 def test_a_resumed_search_goes_on_with_its_parent_run_and_logs_no_trial_twice(out):
     tracker = Tracker(TrackingSettings(), out)
-    tracker.start("digits", {"seed": 3})
+    tracker.start("digits", {"seed": 3}, scored(0, 1))
     tracker.log_trial(candidate(0), {})
     tracker.log_trial(candidate(2), {})
     tracker.wait()
     _, parents, trials = runs(tracker)
     assert len(parents) == 1
     assert sorted(run.data.tags["gulliver.trial"] for run in trials) == ["0", "1", "2"]
+
+
+def test_a_trial_that_a_killed_process_logged_half_is_logged_again_in_its_place(out):
+    folder, settings = out.parent / "half", TrackingSettings(experiment="half")
+    tracker = Tracker(settings, folder)
+    tracker.start("digits", {})
+    tracker.log_trial(candidate(0), {})
+    tracker.wait()
+    client, _, (half,) = runs(tracker, "half")
+    client.update_run(half.info.run_id, status="RUNNING")
+    resumed = Tracker(settings, folder)
+    resumed.start("digits", {}, scored(0))
+    resumed.log_trial(candidate(0), {})
+    resumed.wait()
+    assert [(it.data.tags["gulliver.trial"], it.info.status) for it in runs(resumed, "half")[2]] == [("0", "FINISHED")]
+
+
+def test_a_search_in_a_folder_that_was_made_anew_is_a_run_of_its_own(out):
+    folder, settings = out.parent / "anew", TrackingSettings(experiment="anew")
+    for seed in (1, 2):
+        tracker = Tracker(settings, folder)
+        tracker.start("digits", {"seed": seed})
+        tracker.log_trial(candidate(0), {})
+        tracker.wait()
+    _, parents, trials = runs(tracker, "anew")
+    assert sorted(run.data.params["seed"] for run in parents) == ["1", "2"]
+    assert {it.data.tags["mlflow.parentRunId"] for it in trials} == {it.info.run_id for it in parents}
+
+
+@pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt, "KILLED"), (OSError, "FAILED")])
+def test_what_is_interrupted_or_fails_is_running_no_longer(out, error, status):
+    name = f"ended {status}"
+    tracker = Tracker(TrackingSettings(experiment=name), out.parent / name)
+    tracker.start("digits", {})
+    with pytest.raises(error), tracker.ending():
+        raise error
+    assert [run.info.status for run in runs(tracker, name)[1]] == [status]
+
+
+def test_searches_that_open_a_new_store_at_once_all_log_to_it(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from gulliver.search.tracking import Tracker, TrackingSettings;"
+        "from mlflow.tracking import MlflowClient; tracker = Tracker(TrackingSettings(), Path(sys.argv[1]));"
+        "print('ready', flush=True); sys.stdin.read(); tracker.start('digits', {}); sys.exit(not tracker.is_logging)"
+    )
+    command = [sys.executable, "-c", code]
+    started = [
+        subprocess.Popen([*command, str(tmp_path / name)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        for name in ("one", "other")
+    ]
+    for process in started:
+        process.stdout.readline()
+    for process in started:
+        process.stdin.close()
+    assert [process.wait() for process in started] == [0, 0]
+    for process in started:
+        process.stdout.close()
+
+
+def test_a_run_directory_may_have_an_apostrophe_in_its_name(out):
+    settings, folder = TrackingSettings(experiment="quoted"), out.parent / "it's here"
+    for _ in range(2):
+        tracker = Tracker(settings, folder)
+        tracker.start("digits", {})
+        assert tracker.is_logging
+    assert len(runs(tracker, "quoted")[1]) == 1
+
+
+def test_the_path_of_a_store_may_be_relative(out, monkeypatch):
+    monkeypatch.chdir(out.parent)
+    tracker = Tracker(TrackingSettings(uri="sqlite:///mlflow.db", experiment="relative"), out.parent / "relative")
+    tracker.start("digits", {})
+    assert tracker.is_logging
+    assert tracker.uri == f"sqlite:///{out.parent / 'mlflow.db'}"
 
 
 def test_a_slow_store_delays_no_trial(out, monkeypatch):
@@ -121,6 +201,24 @@ def test_a_failing_store_is_said_once_and_stops_nothing(tmp_path, capsys):
     tracker.finish({}, tmp_path, [])
     said = [line for line in capsys.readouterr().err.splitlines() if "goes on without it" in line]
     assert len(said) == 1
+
+
+def test_a_store_that_fails_again_and_again_is_asked_no_more(out, monkeypatch):
+    from mlflow.tracking import MlflowClient
+
+    asked = []
+
+    def refuse(*_, **__):
+        asked.append(1)
+        raise ConnectionError
+
+    tracker = Tracker(TrackingSettings(experiment="refused"), out.parent / "refused")
+    tracker.start("digits", {})
+    monkeypatch.setattr(MlflowClient, "create_run", refuse)
+    for number in range(10):
+        tracker.log_trial(candidate(number), {})
+    tracker.wait()
+    assert len(asked) == 3
 
 
 def test_tracking_can_be_turned_off(tmp_path):

@@ -195,6 +195,26 @@ def test_what_is_not_yaml_is_said_to_be_so(text, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("layers", "key"),
+    [
+        ("{a: {quantize: {weight_bits: 8}}, a: {}}", "'a'"),
+        ("{a: {quantize: {weight_bits: 8, weight_bits: 4}}}", "'weight_bits'"),
+        ("{1: {}, '1': {}}", "'1'"),
+    ],
+)
+def test_a_key_that_is_given_again_is_refused_rather_than_forgotten(layers, key, tmp_path):
+    message = refusal(tmp_path, f"gulliver_recipe: 1\nlayers: {layers}\n")
+    assert message.startswith(f'is not YAML: found the key {key} again in "<unicode string>", line 2')
+
+
+@pytest.mark.parametrize("value", ["!!bool maybe", "!!int ''", "!!float ''", "!!timestamp soon"])
+def test_a_value_that_its_tag_does_not_allow_is_refused(value, tmp_path):
+    message = refusal(tmp_path, f"gulliver_recipe: 1\nlayers: {{a: {value}}}\n")
+    tag, text = value.replace("!!", "tag:yaml.org,2002:").replace("''", "").partition(" ")[::2]
+    assert message.startswith(f"is not YAML: found '{text}', which is no {tag} in")
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "gulliver_recipe: 1\nlayers: &loop {a: *loop}",
