@@ -98,7 +98,8 @@ class _Search:
         with self.directory.phase("sensitivity"):
             guide = self._guide(scoring) if self.settings.sampler.guided else None
         study = self._open_study(scoring, guide)
-        self.tracker.start(self.directory.path.name, self._parameters(), study.keys())
+        name = f"{self.original.task.name} on {self.target.name}, {self.directory.path.name}"
+        self.tracker.start(name, self._parameters(), study.keys())
         with self.directory.phase("search"):
             self._run_study(study, scoring)
         with self.directory.phase("finalists"):

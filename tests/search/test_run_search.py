@@ -152,13 +152,14 @@ def test_the_output_shows_the_front_the_best_recipe_and_the_dashboard(searched):
         assert words in stdout
 
 
-def test_how_the_finalists_accuracies_come_back_in_fine_tuning_are_curves_in_mlflow(searched):
+def test_mlflow_has_a_run_named_by_what_was_searched_and_curves_of_the_finalists_fine_tuning(searched):
     from mlflow.tracking import MlflowClient
 
     out, _ = searched
     client = MlflowClient(f"sqlite:///{out.parent / 'mlflow.db'}")
     (experiment,) = client.search_experiments(filter_string="name = 'gulliver'")
     (run,) = client.search_runs([experiment.experiment_id], "tags.`gulliver.kind` = 'search'")
+    assert run.info.run_name == "digits_cnn on cpu_openvino, run"
     curves = [name for name in run.data.metrics if name.startswith("fine-tuning/")]
     assert curves
     for name in curves:
