@@ -100,7 +100,8 @@ class Space:
     @property
     def notes(self) -> tuple[str, ...]:
         """Return what is not offered and why, a line each."""
-        return tuple(dict.fromkeys((*self._precision_notes(), *self._sparsity_notes(), *self._rank_notes())))
+        of_layers = (*self._precision_notes(), *self._sparsity_notes(), *self._rank_notes())
+        return tuple(dict.fromkeys((*self._enclosed_notes(), *of_layers)))
 
     def suggest(self, trial: BaseTrial) -> Recipe:
         """Return the trial's recipe; a fresh trial samples it, a finished or fixed one decodes it."""
@@ -233,6 +234,12 @@ class Space:
             listed = ", ".join(dict.fromkeys(map(_words, offered)))
             raise InputError(f"{dimension.name} must be one of {listed}, but is {_words(asked)}")
         return offered.index(asked)
+
+    def _enclosed_notes(self) -> list[str]:
+        return [
+            f"{name}: its layers ({count}) are not compressed, because it is not traced into"
+            for name, count in self.graph.enclosed.items()
+        ]
 
     def _precision_notes(self) -> list[str]:
         notes = []

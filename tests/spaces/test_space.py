@@ -350,3 +350,10 @@ def test_readers_of_removed_channels_are_reconstructed_where_the_space_says_so(r
 def test_a_ratio_of_zero_is_encoded_as_no_sparsity(plain):
     space = Space(plain, CPU)
     assert space.encode(changed(space.decode({}), "conv1", sparsify=Sparsify(0.0)))["sparsity/conv1"] == 0
+
+
+def test_layers_of_a_module_that_is_not_traced_into_are_said_to_be_left_alone():
+    encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), 2)
+    network = nn.Sequential(encoder, nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4)).eval()
+    notes = Space(trace(network, (torch.zeros(1, 5, 16),)), CPU).notes
+    assert notes[0] == "0: its layers (6) are not compressed, because it is not traced into"
