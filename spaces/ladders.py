@@ -39,7 +39,8 @@ class Ladders:
     @property
     def notes(self) -> tuple[str, ...]:
         """Return what is not offered and why, a line each."""
-        return tuple(dict.fromkeys((*self._precision_notes(), *self._sparsity_notes(), *self._rank_notes())))
+        of_layers = (*self._precision_notes(), *self._sparsity_notes(), *self._rank_notes())
+        return tuple(dict.fromkeys((*self._enclosed_notes(), *of_layers)))
 
     def _offered(self, question: Hashable, answer: Callable[[], tuple[Any, ...]]) -> tuple[Any, ...]:
         """Return what is offered; a search asks the same thousands of times."""
@@ -76,6 +77,12 @@ class Ladders:
         shares = self.options.ranks if liked else ()
         nearest = {min(liked, key=lambda rank: abs(rank - share * break_even)) for share in shares}
         return tuple(sorted((rank for rank in nearest if rank < break_even), reverse=True))
+
+    def _enclosed_notes(self) -> list[str]:
+        return [
+            f"{name}: its layers ({count}) are not compressed, because it is not traced into"
+            for name, count in self.graph.enclosed.items()
+        ]
 
     def _precision_notes(self) -> list[str]:
         notes = []

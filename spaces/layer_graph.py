@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 
@@ -76,11 +76,15 @@ class ChannelGroup:
 
 @dataclass(frozen=True)
 class LayerGraph:
-    """The layers of a network by name, its operations in order of execution, and its channel groups."""
+    """The layers of a network by name, its operations in order of execution, and its channel groups.
+
+    `enclosed` are by name the modules that are not traced into, and how many layers each runs by itself.
+    """
 
     layers: Mapping[str, Layer]
     operations: tuple[Operation, ...]
     channel_groups: tuple[ChannelGroup, ...]
+    enclosed: Mapping[str, int] = field(default_factory=dict)
 
     @cached_property
     def couplings(self) -> Mapping[str, tuple[tuple[ChannelGroup, Coupling], ...]]:

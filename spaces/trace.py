@@ -114,7 +114,7 @@ def trace(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> LayerGraph:
     fixed = dict.fromkeys(_layers_behind(shuffles, modules), "its channels are shuffled")
     fixed |= dict.fromkeys(_layers_behind(outputs, modules), "its channels are the network's outputs")
     groups = find_channel_groups(model, example_inputs, layers, fixed)
-    return LayerGraph(layers, operations, try_removals(model, example_inputs, groups))
+    return LayerGraph(layers, operations, try_removals(model, example_inputs, groups), _enclosed(nodes, modules))
 
 
 class _Shapes(fx.Interpreter):
@@ -128,6 +128,13 @@ class _Shapes(fx.Interpreter):
         result = super().run_node(n)
         self.of[n] = tuple(result.shape) if isinstance(result, Tensor) else ()
         return result
+
+
+def _enclosed(nodes: Iterable[fx.Node], modules: dict[str, nn.Module]) -> dict[str, int]:
+    """Return by name the called modules that are no layers, but hold some, and how many."""
+    called = dict.fromkeys(str(node.target) for node in nodes if node.op == "call_module")
+    held = {name: sum(isinstance(it, tuple(LAYER_KINDS)) for it in modules[name].modules()) for name in called}
+    return {name: count for name, count in held.items() if count and not isinstance(modules[name], tuple(LAYER_KINDS))}
 
 
 def _layers_behind(nodes: Iterable[fx.Node], modules: dict[str, nn.Module]) -> Iterator[str]:

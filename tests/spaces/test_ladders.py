@@ -152,3 +152,10 @@ def test_four_bits_are_offered_where_the_target_has_them(plain):
 def test_a_target_without_channel_sparsity_is_offered_none(plain, cpu):
     space = Space(plain, replace(cpu, sparsities=()))
     assert {dimension.method for dimension in space.dimensions} == {"precision", "rank"}
+
+
+def test_layers_of_a_module_that_is_not_traced_into_are_said_to_be_left_alone():
+    encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), 2)
+    network = nn.Sequential(encoder, nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4)).eval()
+    notes = Space(trace(network, (torch.zeros(1, 5, 16),)), CHIP).ladders.notes
+    assert notes[0] == "0: its layers (6) are not compressed, because it is not traced into"
