@@ -101,6 +101,8 @@ def finalist_table(result: Result, conditions: str) -> str:
         likely_lost = f"{finalist.likely_drop:.4f}" if isfinite(finalist.likely_drop) else "too large"
         line = _line(name, finalist.measured, result.baseline, likely_lost)
         rows.append("".join([line, prediction * is_measured, *won]))
+    as_fast = [label for label, it in result.originals.items() if it.latency_ms <= result.best.measured.latency_ms]
+    rows += [f"the best recipe is no faster than {label}" for label in as_fast]
     return "\n".join(rows)
 
 

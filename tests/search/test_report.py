@@ -1,6 +1,8 @@
 from types import SimpleNamespace
 
-from gulliver.search.report import write_recipes
+import pytest
+from gulliver.search.finalists import MEASURED, Finalist, Measured
+from gulliver.search.report import finalist_table, write_recipes
 from gulliver.spaces.recipe import LayerRecipe, Quantize, Recipe
 from gulliver.spaces.recipe_file import read_recipe
 
@@ -17,3 +19,17 @@ def test_a_front_that_has_become_shorter_leaves_no_recipe_of_the_longer_one(tmp_
     write_recipes(tmp_path, result(FLOAT, within=(0.02,)))
     written = {it.name: read_recipe(it) for it in (tmp_path / "recipes").iterdir()}
     assert written == dict.fromkeys(("best.yaml", "front-00.yaml", "within-0.02.yaml"), FLOAT)
+
+
+@pytest.mark.parametrize(("best_ms", "said"), [(0.9, []), (1.0, ["bf16"]), (2.5, ["fp32", "bf16"])])
+def test_originals_that_are_as_fast_as_the_best_recipe_are_named_below_the_table(best_ms, said):
+    def measured(latency_ms):
+        return Measured(0.9, 0.9, latency_ms, latency_ms, latency_ms, 1000, 0.0, 0.0)
+
+    best = Finalist(INT8, best_ms, measured(best_ms), None, 0.0)
+    originals = {"fp32": measured(2.0), "bf16": measured(1.0)}
+    given = SimpleNamespace(
+        how=MEASURED, originals=originals, baseline=originals["fp32"], finalists=[best], best=best, fastest_within={}
+    )
+    rows = finalist_table(given, "batch 1").splitlines()
+    assert rows[5:] == [f"the best recipe is no faster than {label}" for label in said]
