@@ -156,7 +156,7 @@ class Lowering:
         return follower.kind == "add" and "add" not in fused and self._absorber(follower) == operation
 
     def _memory_call(self, kind: str, operation: Operation, output: str, note: str = "") -> KernelCall:
-        read = sum(self._bytes(source, operation) for source in operation.inputs)
+        read = sum(self._bytes(it, operation) for it in operation.inputs if self.graph.by_name[it].shape)
         if kind in ("convert", "round", "slice"):
             read = self._tensors.elements(operation.name) * BYTES_PER_ELEMENT[self.float_type]
         written = self._tensors.elements(operation.name) * BYTES_PER_ELEMENT[output]

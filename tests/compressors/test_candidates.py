@@ -33,7 +33,7 @@ LARGE, SMALL = 64 << 20, 40_000
 
 
 class Activations(nn.Module):
-    """Activations that are not zero at zero, or write in place, or have weights; a gate, and a dictionary as output."""
+    """Activations that are not zero at zero, or write in place, or have weights, and a gate."""
 
     def __init__(self):
         super().__init__()
@@ -51,7 +51,7 @@ class Activations(nn.Module):
         hidden = nn.functional.relu(hidden, inplace=True)
         hidden = self.relu(self.norm3(self.conv3(torch.cos(hidden))))
         hidden = hidden * torch.sigmoid(self.gate(self.learned(hidden) + 1.0))
-        return {"logits": self.linear(self.drop(hidden.flatten(2).mean(-1)))}
+        return self.linear(self.drop(hidden.flatten(2).mean(-1)))
 
 
 class Sequences(nn.Module):

@@ -80,7 +80,7 @@ class Folded(nn.Module):
     [
         (lambda hidden: hidden, False),
         (lambda hidden: hidden.flatten(0, 1), False),
-        (lambda hidden: hidden.reshape(-1, 32), True),
+        (lambda hidden: hidden.reshape(-1, hidden.shape[-1]), True),
     ],
     ids=["tokens", "flatten", "reshape"],
 )
