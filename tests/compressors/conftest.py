@@ -156,8 +156,7 @@ def outputs():
 
     def call(network, *inputs, **named):
         with torch.inference_mode():
-            given = network(*inputs, **named)
-        return given["logits"] if isinstance(given, dict) else given
+            return network(*inputs, **named)
 
     return call
 
