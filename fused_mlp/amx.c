@@ -10,7 +10,7 @@
 #include <unistd.h>
 
 enum { TILE = 16, BLOCK_ROWS = 2 * TILE, PANEL_COLUMNS = 2 * TILE, STEP = 64, TILE_BYTES = TILE * STEP };
-enum { STEP_BYTES = PANEL_COLUMNS * STEP, LINE_BYTES = 64, STEP_LINES = STEP_BYTES / LINE_BYTES };
+enum { STEP_BYTES = PANEL_COLUMNS * STEP, LINE_BYTES = 64, STEP_LINES = STEP_BYTES / LINE_BYTES, AHEAD_STEPS = 16 };
 
 /* Linux gives a process the tiles' registers only if asked (arch/x86/include/uapi/asm/prctl.h). */
 enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
@@ -32,8 +32,6 @@ typedef struct {
     long out_stride;
     long row_count;    /* at most BLOCK_ROWS */
     long column_count; /* at most PANEL_COLUMNS */
-    const int8_t *prefetched; /* this block's share of the next panel */
-    long prefetched_lines;    /* in each step */
 } Block;
 
 /* GCC's intrinsics do not say what memory tiles are loaded from: what was written before must not be left for later. */
@@ -58,9 +56,11 @@ static void configure_tiles(long row_count) {
     _tile_loadconfig(&config);
 }
 
-static inline void prefetch(const Block *block, long step) {
-    const int8_t *const lines = block->prefetched + step * block->prefetched_lines * LINE_BYTES;
-    for (long line = 0; line < block->prefetched_lines; line++) _mm_prefetch(lines + line * LINE_BYTES, _MM_HINT_T1);
+/* The processor's own prefetching is not far enough ahead; whole panels ahead, the loads of this one would wait. Past
+   the last panel a prefetch does nothing. */
+static inline void prefetch(const int8_t *weights) {
+    for (int line = 0; line < STEP_LINES; line++)
+        _mm_prefetch(weights + AHEAD_STEPS * STEP_BYTES + line * LINE_BYTES, _MM_HINT_T1);
 }
 
 static void store(const Block *block, const int32_t sums[BLOCK_ROWS][PANEL_COLUMNS]) {
@@ -80,7 +80,7 @@ static void multiply_block(const Block *block) {
     _tile_zero(2);
     _tile_zero(3);
     for (long step = 0; step < block->steps; step++, rows += 2 * TILE_BYTES, weights += STEP_BYTES) {
-        prefetch(block, step);
+        prefetch(weights);
         _tile_loadd(4, rows, STEP);
         _tile_loadd(6, weights, 2 * STEP);
         _tile_loadd(7, weights + STEP, 2 * STEP);
@@ -115,9 +115,6 @@ void matmul_dequantize(const int8_t *rows, const int8_t *panels, const float *ch
                        int8_t *scratch, float *out, long row_count, long inner_size, long column_count) {
     pack_rows(rows, scratch, row_count, inner_size);
     finish_writing(scratch);
-    const long block_count = (row_count + BLOCK_ROWS - 1) / BLOCK_ROWS, steps = inner_size / STEP;
-    /* The blocks of rows share the work of fetching the next panel. Past the last panel a prefetch does nothing. */
-    const long prefetched_lines = (STEP_LINES + block_count - 1) / block_count;
     for (long column = 0; column < column_count; column += PANEL_COLUMNS, panels += PANEL_COLUMNS * inner_size) {
         const long columns_left = column_count - column;
         for (long row = 0; row < row_count; row += BLOCK_ROWS) {
@@ -128,12 +125,10 @@ void matmul_dequantize(const int8_t *rows, const int8_t *panels, const float *ch
                 .channel_scale = channel_scale + column,
                 .row_scale = row_scale + row,
                 .out = out + row * column_count + column,
-                .steps = steps,
+                .steps = inner_size / STEP,
                 .out_stride = column_count,
                 .row_count = rows_left < BLOCK_ROWS ? rows_left : BLOCK_ROWS,
                 .column_count = columns_left < PANEL_COLUMNS ? columns_left : PANEL_COLUMNS,
-                .prefetched = panels + PANEL_COLUMNS * inner_size + row / BLOCK_ROWS * steps * prefetched_lines * LINE_BYTES,
-                .prefetched_lines = prefetched_lines,
             };
             configure_tiles(block.row_count);
             multiply_block(&block);
