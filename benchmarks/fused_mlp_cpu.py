@@ -12,6 +12,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from random import Random
 
 import torch
 import torch.nn.functional as F
@@ -173,12 +174,16 @@ def floors(packed: PackedWeights) -> dict[str, Callable[[], object]]:
 
 
 def median_ms(runs: dict[str, Callable[[], object]]) -> dict[str, float]:
-    """Take turns, so that a slow moment of the machine falls on all; the first round only warms up."""
+    """Take turns, so that a slow moment of the machine falls on all; the first round only warms up.
+
+    Each round has another order, as what runs before, and for how long, changes what the next finds in the caches.
+    """
     times: dict[str, list[float]] = {name: [] for name in runs}
+    random = Random(0)
     for _ in range(ROUNDS + 1):
-        for name, run in runs.items():
+        for name in random.sample([*runs], len(runs)):
             start = time.process_time()
-            run()
+            runs[name]()
             times[name].append(1e3 * (time.process_time() - start))
     return {name: statistics.median(measured[1:]) for name, measured in times.items()}
 
