@@ -71,9 +71,13 @@ def relative_error(given: Tensor, wanted: Tensor) -> Tensor:
 
     It is e where that is small, and its gradients stay within bounds where outputs are far from those wanted.
     """
-    wanted = wanted.float()
-    error = (given.float() - wanted).square().mean() / wanted.var(correction=0).clamp_min(1e-12)
+    error = (given.float() - wanted.float()).square().mean() / variance(wanted)
     return torch.log1p(error)
+
+
+def variance(outputs: Tensor) -> Tensor:
+    """Return the variance of outputs that are values, never 0: what errors are relative to."""
+    return outputs.float().var(correction=0).clamp_min(1e-12)
 
 
 def similarity_difference(given: Tensor, wanted: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ layers by a loss of second order; Li et al., BRECQ, ICLR 2021, by the squared er
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
+from gulliver.compressors.distillation import variance
 from gulliver.tasks.protocol import Inputs
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -24,7 +25,7 @@ def kl_divergence(reference: Tensor, outputs: Tensor) -> Tensor:
 def squared_error(reference: Tensor, outputs: Tensor) -> Tensor:
     """Return shape (samples,): the mean squared error, relative to the variance of all that the reference holds."""
     error = ((outputs.float() - reference.float()) ** 2).reshape(len(outputs), -1).mean(1)
-    return error / reference.float().var(correction=0).clamp_min(1e-12)
+    return error / variance(reference)
 
 
 DIVERGENCES: Mapping[str, Divergence] = {"kl": kl_divergence, "squared_error": squared_error}

@@ -15,7 +15,7 @@ import torch
 from gulliver.compressors.calibrators import Histogram, Range, calibrated_range
 from gulliver.compressors.compress import Original, first_samples
 from gulliver.compressors.decompose import split_layer
-from gulliver.compressors.distillation import class_dimension
+from gulliver.compressors.distillation import class_dimension, variance
 from gulliver.compressors.drawn_loss import drawn_loss
 from gulliver.compressors.quantize import QuantizedActivation, QuantizedLayer
 from gulliver.spaces.layer_graph import ChannelGroup
@@ -120,8 +120,7 @@ def _loss(task: Task, outputs: Tensor) -> Tensor:
     loss = drawn_loss(outputs, classes, torch.Generator().manual_seed(_SEED))
     if classes is not None:
         return loss
-    variance = float(outputs.detach().float().var(correction=0).clamp_min(1e-12))
-    return loss / math.sqrt(variance)
+    return loss / math.sqrt(float(variance(outputs.detach())))
 
 
 def _effect(name: str, layer: nn.Module, choice: LayerRecipe, batch: _Batch, removed: Sequence[int]) -> Tensor:

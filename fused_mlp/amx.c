@@ -46,7 +46,7 @@ long scratch_bytes(long row_count, long inner_size) {
     return (row_count + BLOCK_ROWS - 1) / BLOCK_ROWS * BLOCK_ROWS * inner_size;
 }
 
-/* Tiles 0 to 3 hold sums, 4 and 5 rows, 6 and 7 weights. */
+/* Tiles 0 to 3 hold sums, 4 and 5 rows, 6 and 7 weights; with their shapes, all are set to zero. */
 static void configure_tiles(long row_count) {
     const uint8_t first = row_count < TILE ? row_count : TILE;
     const uint8_t second = row_count > TILE ? row_count - TILE : 1;
@@ -72,13 +72,10 @@ static void store(const Block *block, const int32_t sums[BLOCK_ROWS][PANEL_COLUM
 }
 
 static void multiply_block(const Block *block) {
+    configure_tiles(block->row_count);
     int32_t sums[BLOCK_ROWS][PANEL_COLUMNS];
     const int8_t *rows = block->rows, *weights = block->panel;
     const int two_tiles = block->row_count > TILE;
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
     for (long step = 0; step < block->steps; step++, rows += 2 * TILE_BYTES, weights += STEP_BYTES) {
         prefetch(weights);
         _tile_loadd(4, rows, STEP);
@@ -130,7 +127,6 @@ void matmul_dequantize(const int8_t *rows, const int8_t *panels, const float *ch
                 .row_count = rows_left < BLOCK_ROWS ? rows_left : BLOCK_ROWS,
                 .column_count = columns_left < PANEL_COLUMNS ? columns_left : PANEL_COLUMNS,
             };
-            configure_tiles(block.row_count);
             multiply_block(&block);
         }
     }

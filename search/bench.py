@@ -18,6 +18,7 @@ from gulliver.search.exported_record import made_of, read_exported, write_export
 from gulliver.search.finalists import MEASURED, MODELLED, Exported, Measured
 from gulliver.spaces.recipe import Recipe
 from gulliver.spaces.space import Space, untouched
+from gulliver.tasks.errors import named
 from torch import nn
 
 _MODEL_FILE = "model.xml"
@@ -165,7 +166,7 @@ class ModellingBench:
         try:
             save_openvino(to_openvino(model, self.original.task.example_inputs, self.target.batch), path)
         except Exception as error:  # OpenVINO's own errors have no other base class in common
-            return None, " ".join(f"{type(error).__name__}: {error}".split())
+            return None, named(error)
         return str(path), ""
 
     @cached_property

@@ -9,7 +9,7 @@ from typing import Any
 
 from gulliver.search.commands import RUN
 from gulliver.search.jobs import BUILD, Job, decisive
-from gulliver.tasks.errors import InputError
+from gulliver.tasks.errors import InputError, one_line
 
 _CONFIG_MODULE = "gulliver.conf"
 
@@ -69,7 +69,7 @@ def compose(command: str, overrides: list[str]) -> dict[str, Any]:
         raise InputError(_explain(error, command, own)) from error
     except (ValueError, TypeError) as error:
         # Hydra's own, of a number for a group's choice and of one of thousands of digits.
-        raise InputError(f"{' '.join(own)} is nothing that Hydra can read: {_one_line(str(error))}") from error
+        raise InputError(f"{' '.join(own)} is nothing that Hydra can read: {one_line(error)}") from error
 
 
 def expand(overrides: list[str], sweep: bool) -> Iterator[list[str]]:
@@ -162,7 +162,7 @@ def _plain(config: Any) -> dict[str, Any]:
 
 def _explain(error: Exception, command: str, overrides: Sequence[str] = ()) -> str:
     """Return Hydra's complaint about the overrides as one line that names the key and the choices."""
-    text = _one_line(str(error).split("Config search path")[0].split("See https://hydra.cc")[0])
+    text = one_line(str(error).split("Config search path")[0].split("See https://hydra.cc")[0])
     if override := getattr(error, "override", None):
         return f"{override} is not an override in Hydra's grammar: {text}"
     if "Could not override" in text:
@@ -180,7 +180,3 @@ def _explain(error: Exception, command: str, overrides: Sequence[str] = ()) -> s
 def _is_for_launcher(override: str) -> bool:
     """Say whether the override is about how Hydra launches jobs, not about what they are."""
     return override.lstrip("+~").startswith("hydra") and not override.startswith("hydra.searchpath")
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from gulliver.search.study import Candidate
+from gulliver.tasks.errors import one_line
 
 _EXPERIMENT = "gulliver"
 _SQLITE = "sqlite:///"
@@ -186,7 +187,7 @@ class Tracker:
             self._failures = 0
         except Exception as error:  # MLflow's stores raise errors of many kinds, and none may stop a search
             if not self._warned:
-                reason = " ".join(str(error).split())[:300] or type(error).__name__
+                reason = one_line(error)[:300] or type(error).__name__
                 sys.stderr.write(f"MLflow at {self.uri} failed, and the search goes on without it: {reason}\n")
             self._warned = True
             self._failures += 1

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch_pruning
 from gulliver.spaces.layer_graph import ChannelGroup, Coupling
+from gulliver.tasks.errors import named
 from torch import Tensor, nn
 from torch_pruning import ops
 
@@ -40,7 +41,7 @@ def dependent_groups(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> tu
             graph = torch_pruning.DependencyGraph().build_dependency(model, example_inputs, verbose=False)
         return list(graph.get_all_groups()), ""
     except Exception as error:  # its own mistakes have no base class in common
-        return [], " ".join(f"{type(error).__name__}: {error}".split())
+        return [], named(error)
 
 
 def _untied(name: str, model: nn.Module, problem: str) -> ChannelGroup:

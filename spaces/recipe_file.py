@@ -19,7 +19,7 @@ from gulliver.spaces.recipe import (
     layer_values,
 )
 from gulliver.tasks.cache import write_atomically
-from gulliver.tasks.errors import InputError
+from gulliver.tasks.errors import InputError, one_line
 from yaml.constructor import ConstructorError
 
 VERSION = 1
@@ -80,7 +80,7 @@ def read_recipe(path: str | Path) -> Recipe:
     except OSError as error:
         raise InputError(f"recipe {path} cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise InputError(f"recipe {path} is not YAML: {' '.join(str(error).split())}") from error
+        raise InputError(f"recipe {path} is not YAML: {one_line(error)}") from error
     try:
         return from_document(document)
     except InputError as error:

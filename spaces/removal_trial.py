@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import torch
 from gulliver.spaces.layer_graph import ChannelGroup
+from gulliver.tasks.errors import named
 from torch import Tensor, nn
 from torch_pruning import ops
 from torch_pruning.pruner.function import PrunerBox
@@ -53,7 +54,7 @@ def _why_not_run(model: nn.Module, inputs: tuple[Tensor, ...], groups: Sequence[
         with torch.no_grad():
             thinned(*inputs)
     except Exception as error:  # a forward method may raise anything
-        return " ".join(f"{type(error).__name__}: {error}".split())
+        return named(error)
     return None
 
 

@@ -8,7 +8,7 @@ import torch
 from gulliver.spaces.channel_groups import find_channel_groups
 from gulliver.spaces.layer_graph import Layer, LayerGraph, Operation
 from gulliver.spaces.removal_trial import try_removals
-from gulliver.tasks.errors import InputError
+from gulliver.tasks.errors import InputError, one_line
 from torch import Tensor, fx, nn
 
 LAYER_KINDS: dict[type[nn.Module], str] = {nn.Conv1d: "conv1d", nn.Conv2d: "conv2d", nn.Linear: "linear"}
@@ -89,7 +89,7 @@ def symbolic_trace(model: nn.Module) -> fx.GraphModule:
     try:
         return fx.symbolic_trace(model)
     except (fx.proxy.TraceError, TypeError, RuntimeError) as error:
-        raise InputError(f"the network cannot be traced by torch.fx: {' '.join(str(error).split())}") from error
+        raise InputError(f"the network cannot be traced by torch.fx: {one_line(error)}") from error
 
 
 def trace(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> LayerGraph:

@@ -51,11 +51,16 @@ def test_a_fit_recovers_the_coefficients_that_made_the_times(table):
     assert fitted.mean_error < 1e-9
 
 
-def test_a_fit_to_noisy_times_is_never_negative_and_knows_its_error(table):
-    random = np.random.default_rng(1)
-    networks = [network(random) for _ in range(10)]
+def noisily_timed(table, count, noise, seed):
+    """Return networks, and their true seconds off by up to such a share."""
+    random = np.random.default_rng(seed)
+    networks = [network(random) for _ in range(count)]
     truth = CpuLatencyModel(table, Coefficients(**TRUE, networks=0, mean_error=0))
-    noisy = [1e-3 * truth.total_ms(calls) * random.uniform(0.8, 1.2) for calls in networks]
+    return networks, [1e-3 * truth.total_ms(calls) * random.uniform(1 - noise, 1 + noise) for calls in networks]
+
+
+def test_a_fit_to_noisy_times_is_never_negative_and_knows_its_error(table):
+    networks, noisy = noisily_timed(table, count=10, noise=0.2, seed=1)
     fitted = fit(networks, noisy, table)
     assert all(getattr(fitted, name) >= 0 for name in TRUE)
     model = CpuLatencyModel(table, fitted)
@@ -66,10 +71,7 @@ def test_a_fit_to_noisy_times_is_never_negative_and_knows_its_error(table):
 
 def test_where_the_solver_misses_a_bound_by_its_last_digits_nothing_takes_less_than_no_time(table):
     # With these times it gives -2e-20 seconds a network.
-    random = np.random.default_rng(2)
-    networks = [network(random) for _ in range(4)]
-    truth = CpuLatencyModel(table, Coefficients(**TRUE, networks=0, mean_error=0))
-    noisy = [1e-3 * truth.total_ms(calls) * random.uniform(0.5, 1.5) for calls in networks]
+    networks, noisy = noisily_timed(table, count=4, noise=0.5, seed=2)
     fitted = fit(networks, noisy, table)
     assert all(getattr(fitted, name) >= 0 for name in TRUE)
 
