@@ -4,6 +4,8 @@ Source: Hassibi and Stork, "Second order derivatives for network pruning: Optima
 fixed order and with the Cholesky factor of Frantar et al., "GPTQ", ICLR 2023, section 3.3.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -18,12 +20,13 @@ def round_rows(rows: Tensor, products: Tensor, scales: Tensor, highest_level: in
 
     `products` (inputs, inputs) are the summed products of what the rows are multiplied by.
     """
-    kept = rows != 0
-    rows, scales, factor = rows.double(), scales.double(), _factor(products)
-    for at in range(rows.shape[1]):
-        levels = (rows[:, at] / scales[:, at]).round().clamp(-highest_level, highest_level)
-        _settle(rows, factor, at, levels * scales[:, at] * kept[:, at])
-    return rows.float()
+    kept, scales = (rows != 0).T, scales.T.double()
+
+    def on_levels(weights: Tensor, at: int) -> Tensor:
+        levels = (weights[at] / scales[at]).round().clamp(-highest_level, highest_level)
+        return levels * scales[at] * kept[at]
+
+    return _one_after_the_other(rows, _factor(products), on_levels)
 
 
 def halve_rows(rows: Tensor, products: Tensor) -> Tensor:
@@ -31,13 +34,15 @@ def halve_rows(rows: Tensor, products: Tensor) -> Tensor:
 
     Source: Frantar and Alistarh, "SparseGPT", ICML 2023, sections 3.2 and 3.4.
     """
-    rows, factor = rows.double(), _factor(products)
-    for start in range(0, rows.shape[1], _OF):
-        costs = (rows[:, start : start + _OF] / factor.diagonal()[start : start + _OF]).square()
-        kept = torch.ones_like(costs).scatter(1, costs.topk(_OF // 2, largest=False).indices, 0.0)
-        for at in range(start, start + _OF):
-            _settle(rows, factor, at, rows[:, at] * kept[:, at - start])
-    return rows.float()
+    factor, kept = _factor(products), torch.ones(rows.T.shape, dtype=torch.float64)
+
+    def halved(weights: Tensor, at: int) -> Tensor:
+        if at % _OF == 0:
+            costs = _costs(weights, factor, slice(at, at + _OF))
+            kept[at : at + _OF].scatter_(0, costs.topk(_OF // 2, 0, largest=False).indices, 0.0)
+        return weights[at] * kept[at]
+
+    return _one_after_the_other(rows, factor, halved)
 
 
 def zero_rows(rows: Tensor, products: Tensor, ratio: float) -> Tensor:
@@ -45,20 +50,41 @@ def zero_rows(rows: Tensor, products: Tensor, ratio: float) -> Tensor:
 
     Source: Frantar and Alistarh, "SparseGPT", ICML 2023, algorithm 1, masks being chosen for 128 inputs at a time.
     """
-    rows, factor = rows.double(), _factor(products)
-    gone = 0
-    for start in range(0, rows.shape[1], _BLOCK):
-        block = rows[:, start : start + _BLOCK]
-        costs = (block / factor.diagonal()[start : start + _BLOCK]).square().flatten()
-        # Of all blocks so far, so that shares which do not divide a block's weights do not add up.
-        count = round(ratio * rows.shape[0] * (start + block.shape[1])) - gone
-        gone += count
-        kept = torch.ones_like(costs)
-        kept[costs.topk(count, largest=False).indices] = 0
-        kept = kept.reshape(block.shape)
-        for at in range(block.shape[1]):
-            _settle(rows, factor, start + at, rows[:, start + at] * kept[:, at])
-    return rows.float()
+    factor, kept = _factor(products), torch.ones(rows.T.shape, dtype=torch.float64)
+
+    def zeroed(weights: Tensor, at: int) -> Tensor:
+        if at % _BLOCK == 0:
+            costs = _costs(weights, factor, slice(at, at + _BLOCK))
+            # Of all blocks so far, so that shares which do not divide a block's weights do not add up.
+            count = round(ratio * costs.shape[1] * (at + costs.shape[0])) - int((kept == 0).sum())
+            kept[at : at + _BLOCK].view(-1)[costs.flatten().topk(count, largest=False).indices] = 0
+        return weights[at] * kept[at]
+
+    return _one_after_the_other(rows, factor, zeroed)
+
+
+def _one_after_the_other(rows: Tensor, factor: Tensor, final: Callable[[Tensor, int], Tensor]) -> Tensor:
+    """Return the rows, each input given its `final` weights and the error spread over the inputs that come later.
+
+    `final` takes the weights (inputs, outputs), of which those of its block are up to date, and the input. What a
+    block's errors change behind it is added up and done at once (GPTQ, section 3.3, step 2).
+    """
+    weights = rows.T.to(torch.float64, memory_format=torch.contiguous_format)
+    for start in range(0, len(weights), _BLOCK):
+        end = min(start + _BLOCK, len(weights))
+        errors = torch.empty_like(weights[start:end])
+        for at in range(start, end):
+            wanted = final(weights, at)
+            errors[at - start] = (weights[at] - wanted) / factor[at, at]
+            weights[at + 1 : end] -= factor[at, at + 1 : end, None] * errors[at - start]
+            weights[at] = wanted
+        weights[end:] -= factor[start:end, end:].T @ errors
+    return weights.T.float()
+
+
+def _costs(weights: Tensor, factor: Tensor, inputs: slice) -> Tensor:
+    """Return what zeroing each weight of these inputs costs, (inputs, outputs)."""
+    return (weights[inputs] / factor.diagonal()[inputs, None]).square()
 
 
 def _factor(products: Tensor) -> Tensor:
@@ -68,10 +94,3 @@ def _factor(products: Tensor) -> Tensor:
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
     factor: Tensor = torch.linalg.cholesky(inverse, upper=True)
     return factor
-
-
-def _settle(rows: Tensor, factor: Tensor, at: int, wanted: Tensor) -> None:
-    """Give one input its final weights in place, and spread the error over the inputs that come later."""
-    error = (rows[:, at] - wanted) / factor[at, at]
-    rows[:, at:] -= error[:, None] * factor[at, at:]
-    rows[:, at] = wanted

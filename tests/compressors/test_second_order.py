@@ -7,11 +7,15 @@ from gulliver.compressors.second_order import halve_rows, round_rows
 
 @pytest.fixture
 def correlated():
-    """Rows to change, and the products of inputs that have a lot in common."""
+    return correlated_rows(16)
+
+
+def correlated_rows(inputs):
+    """Return rows to change, and the products of inputs that have a lot in common."""
     generator = torch.Generator().manual_seed(0)
-    mixing = torch.randn(16, 16, generator=generator) + 2
-    inputs = (torch.randn(300, 16, generator=generator) @ mixing).double()
-    return torch.randn(6, 16, generator=generator), inputs.T @ inputs
+    mixing = torch.randn(inputs, inputs, generator=generator) + 2
+    values = (torch.randn(300, inputs, generator=generator) @ mixing).double()
+    return torch.randn(6, inputs, generator=generator), values.T @ values
 
 
 def error(changed, rows, products):
@@ -30,13 +34,14 @@ def test_rounding_in_order_loses_less_than_rounding_each_weight(correlated):
     assert levels.abs().max() <= 7.001
 
 
-def test_rounding_in_order_is_optimal_brain_surgery_with_the_inverse_reduced_after_every_input(correlated):
+@pytest.mark.parametrize("inputs", [16, 150], ids=["within a block", "in two blocks"])
+def test_rounding_in_order_is_optimal_brain_surgery_with_the_inverse_reduced_after_every_input(inputs):
     # Frantar et al., "GPTQ", equations 2 and 3, without the Cholesky factor.
-    rows, products = correlated
+    rows, products = correlated_rows(inputs)
     scales = (rows.abs().amax(1, keepdim=True) / 7).expand_as(rows).double()
-    inverse = torch.linalg.inv(products + 0.01 * products.diagonal().mean() * torch.eye(16, dtype=torch.float64))
+    inverse = torch.linalg.inv(products + 0.01 * products.diagonal().mean() * torch.eye(inputs, dtype=torch.float64))
     expected = rows.double().clone()
-    for at in range(16):
+    for at in range(inputs):
         rounded = (expected[:, at] / scales[:, at]).round().clamp(-7, 7) * scales[:, at]
         change = (expected[:, at] - rounded)[:, None] * inverse[at] / inverse[at, at]
         expected = torch.cat([expected[:, :at], rounded[:, None], (expected - change)[:, at + 1 :]], 1)
