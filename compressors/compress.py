@@ -19,6 +19,7 @@ from gulliver.compressors.quantize import quantize
 from gulliver.compressors.reconstruct import reconstruct
 from gulliver.compressors.semi_structured import sparsify_in_fours
 from gulliver.compressors.sparsify import Ranking, rank_channels, removed_indices, sparsify
+from gulliver.compressors.store import Store
 from gulliver.compressors.unstructured import sparsify_anywhere
 from gulliver.spaces.layer_graph import LayerGraph
 from gulliver.spaces.network_identity import check_names, check_recipe, network_hash, tensor_bytes
@@ -29,6 +30,7 @@ from gulliver.tasks.protocol import Task
 from torch import Tensor, fx, nn
 
 Calibration = tuple[tuple[Tensor, ...], ...]
+_HALVED_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,14 @@ class Original:
         for criterion in set(criteria.values()) - self._rankings.keys():
             self._rankings[criterion] = CRITERIA[criterion](self.task, self.graph, self.calibration)
         return {name: order for name in criteria if (order := self._rankings[criteria[name]].get(name)) is not None}
+
+    def halved_for(self, calibration: Calibration) -> Store:
+        """Return where 2:4 weights are kept that were made with these calibration inputs, if they are its own."""
+        return self._halved if calibration is self.calibration else Store(0)
+
+    @cached_property
+    def _halved(self) -> Store:
+        return Store(_HALVED_BYTES)
 
     @cached_property
     def calibration_digest(self) -> str:
@@ -183,7 +193,7 @@ def thin(original: Original, recipe: Recipe, calibration: Calibration) -> nn.Mod
     sparsify(model, original.graph, recipe, ranking)
     removed = removed_indices(original.graph, recipe, ranking)
     reconstruct(model, original.task.model, original.graph, recipe, removed, calibration)
-    sparsify_in_fours(model, recipe, calibration)
+    sparsify_in_fours(model, original.task.model, recipe, removed, calibration, original.halved_for(calibration))
     sparsify_anywhere(model, recipe, calibration)
     decompose(model, recipe, calibration)
     return reestimate_batch_norms(model, calibration)

@@ -13,11 +13,10 @@ from gulliver.compressors.batch_norm import fold_batch_norms
 from gulliver.compressors.criteria import group_sparsify, why_no_scores
 from gulliver.compressors.decompose import why_not_split
 from gulliver.compressors.equalize import equalizable
-from gulliver.compressors.semi_structured import why_not_in_fours
 from gulliver.compressors.smooth import smoothings
 from gulliver.spaces.layer_graph import ChannelGroup, LayerGraph
 from gulliver.spaces.recipe import LayerRecipe, Recipe
-from gulliver.spaces.shapes import channels_after, group_ratio, inputs_per_group
+from gulliver.spaces.shapes import channels_after, group_ratio, inputs_per_group, why_not_in_fours
 from gulliver.spaces.trace import symbolic_trace
 from torch import nn
 

@@ -4,7 +4,8 @@ A layer is linear in its patches: outputs (rows, outputs) = patches (rows, input
 that least squares, second-order rounding and weighted decompositions all need no more than the products' sums.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 
 CompressibleLayer = nn.Conv1d | nn.Conv2d | nn.Linear
 _CHUNK = 16
+_PRODUCTS_BYTES = 512 << 20
 
 
 def weight_matrix(layer: CompressibleLayer) -> Tensor:
@@ -56,6 +58,46 @@ def input_products(model: nn.Module, name: str, calibration: Iterable[Inputs]) -
     """Return `product_sums` of what one layer of the model reads on the calibration inputs."""
     layer: Any = model.get_submodule(name)
     return product_sums(layer, (values for values, _ in calls_of(model, name, calibration)))
+
+
+def all_input_products(
+    model: nn.Module, names: Sequence[str], calibration: Sequence[Inputs]
+) -> Iterator[tuple[str, Tensor]]:
+    """Yield each layer with its `input_products`, the model being run for as many at a time as memory should hold."""
+    for together in _as_memory_holds(model, names):
+        yield from _products_of(model, together, calibration).items()
+
+
+def _products_of(model: nn.Module, names: Sequence[str], calibration: Sequence[Inputs]) -> dict[str, Tensor]:
+    sums: dict[str, Tensor] = {}
+
+    def add(layer: Any, inputs: tuple[Any, ...], _: Tensor, name: str) -> None:
+        sums[name] = sums.get(name, 0) + product_sums(layer, inputs[:1])
+
+    hooks = [model.get_submodule(name).register_forward_hook(partial(add, name=name)) for name in names]
+    try:
+        with torch.no_grad():
+            for inputs in calibration:
+                model(*inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return sums
+
+
+def _as_memory_holds(model: nn.Module, names: Sequence[str]) -> Iterator[list[str]]:
+    """Yield the layers in runs whose products take no more than a bound, or one layer."""
+    together: list[str] = []
+    used = 0
+    for name in names:
+        layer: Any = model.get_submodule(name)
+        size = 8 * _groups(layer) * layer.weight[0].numel() ** 2
+        if together and used + size > _PRODUCTS_BYTES:
+            yield together
+            together, used = [], 0
+        together, used = [*together, name], used + size
+    if together:
+        yield together
 
 
 def calls_of(model: nn.Module, name: str, calibration: Iterable[Inputs]) -> Iterator[tuple[Tensor, Tensor]]:

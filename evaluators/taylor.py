@@ -7,9 +7,10 @@ and Fisher pruning", 2018, equation 8; Molchanov et al., "Importance estimation 
 2019, section 3.1, drops the channels' own gates likewise). The differences take one call of the one layer.
 """
 
+import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from gulliver.compressors.calibrators import Histogram, Range, calibrated_range
@@ -18,9 +19,10 @@ from gulliver.compressors.decompose import split_layer
 from gulliver.compressors.distillation import class_dimension, variance
 from gulliver.compressors.drawn_loss import drawn_loss
 from gulliver.compressors.quantize import QuantizedActivation, QuantizedLayer
+from gulliver.compressors.semi_structured import halved_weights
 from gulliver.spaces.layer_graph import ChannelGroup
 from gulliver.spaces.plain import why_not_plain
-from gulliver.spaces.recipe import LayerRecipe, Quantize, Recipe
+from gulliver.spaces.recipe import IN_FOURS, LayerRecipe, Quantize, Recipe
 from gulliver.spaces.shapes import group_ratio, removed_channels
 from gulliver.tasks.errors import InputError
 from gulliver.tasks.protocol import Task
@@ -47,7 +49,7 @@ class _Batch:
 
 
 class TaylorLoss:
-    """Estimates the divergence of plain recipes: their effects are added up sample by sample.
+    """Estimates the divergence of recipes that are plain or 2:4: their effects are added up sample by sample.
 
     It is in nats where outputs are logits, and else the squared error relative to the outputs' variance.
 
@@ -65,24 +67,35 @@ class TaylorLoss:
         self._effects: dict[tuple[object, ...], Tensor] = {}
 
     def __call__(self, recipe: Recipe) -> float:
-        """Return the estimate; raises InputError for a recipe that is not plain."""
-        if reason := why_not_plain(recipe):
+        """Return the estimate; raises InputError for a recipe that is neither plain nor 2:4."""
+        if reason := why_not_plain(_without_fours(recipe)):
             raise InputError(f"the loss of plain choices alone can be estimated, but {reason}")
         effects = torch.zeros(sum(batch.samples for batch in self._batches))
         removed = dict(_removed_inputs(self._original, recipe))
         for name, choice in recipe.layers.items():
-            if choice.decompose or choice.quantize or name in removed:
+            if choice.decompose or choice.quantize or choice.sparsify == IN_FOURS or name in removed:
                 effects += self._effect(name, choice, removed.get(name, ()))
         return float(0.5 * effects.double().square().mean())
 
     def _effect(self, name: str, choice: LayerRecipe, removed: tuple[int, ...]) -> Tensor:
         """Return shape (samples,): by how much the layer changes the log-likelihood of each, to first order."""
-        key = (name, choice.decompose, choice.quantize, removed)
+        key = (name, choice.sparsify == IN_FOURS, choice.decompose, choice.quantize, removed)
         if key not in self._effects:
             layer = self._original.task.model.get_submodule(name)
-            parts = [_effect(name, layer, choice, batch, removed) for batch in self._batches]
-            self._effects[key] = torch.cat(parts)
+            compressed = _compressed(name, self._in_fours(name) if choice.sparsify == IN_FOURS else layer, choice)
+            parts = (
+                _effect(layer, compressed, choice.quantize, batch.seen[name], removed).reshape(batch.samples, -1)
+                for batch in self._batches
+            )
+            self._effects[key] = torch.cat([it.sum(1) for it in parts])
         return self._effects[key]
+
+    def _in_fours(self, name: str) -> nn.Module:
+        model, calibration = self._original.task.model, self._original.calibration
+        weights = halved_weights(model, model, [name], {}, calibration, self._original.halved_for(calibration))
+        layer = copy.deepcopy(model.get_submodule(name))
+        layer.weight = nn.Parameter(weights[name])
+        return layer
 
 
 def _observe(original: Original, inputs: tuple[Tensor, ...]) -> dict[str, _Seen]:
@@ -123,19 +136,19 @@ def _loss(task: Task, outputs: Tensor) -> Tensor:
     return loss / math.sqrt(float(variance(outputs.detach())))
 
 
-def _effect(name: str, layer: nn.Module, choice: LayerRecipe, batch: _Batch, removed: Sequence[int]) -> Tensor:
-    """Return shape (samples,): the gradient along what the choice does to the layer's output on the same inputs."""
-    seen = batch.seen[name]
+def _effect(
+    layer: nn.Module, compressed: nn.Module, quantize: Quantize | None, seen: _Seen, removed: Sequence[int]
+) -> Tensor:
+    """Return the gradient times the difference that the compressed layer makes to the output on the same inputs."""
     with torch.no_grad():
         changed = seen.values
         if removed:
             channel_dimension = -1 if isinstance(layer, nn.Linear) else 1
             changed = changed.index_fill(channel_dimension, torch.tensor(removed), 0.0)
-        compressed = _compressed(name, layer, choice)
-        if choice.quantize:
-            changed = QuantizedActivation(*_range(changed, choice.quantize), choice.quantize.activation_bits)(changed)
+        if quantize:
+            changed = QuantizedActivation(*_range(changed, quantize), quantize.activation_bits)(changed)
         difference: Tensor = compressed(changed) - layer(seen.values)
-        return (difference * seen.gradient).reshape(batch.samples, -1).sum(1)
+        return difference * seen.gradient
 
 
 def _range(values: Tensor, choice: Quantize) -> Range:
@@ -155,6 +168,14 @@ def _compressed(name: str, layer: nn.Module, choice: LayerRecipe) -> nn.Module:
     if choice.quantize:
         parts = [QuantizedLayer(part, choice.quantize.weight_bits) for part in parts]  # type: ignore[arg-type]
     return nn.Sequential(*parts)
+
+
+def _without_fours(recipe: Recipe) -> Recipe:
+    layers = {
+        name: replace(choice, sparsify=None) if choice.sparsify == IN_FOURS else choice
+        for name, choice in recipe.layers.items()
+    }
+    return replace(recipe, layers=layers)
 
 
 def _removed_inputs(original: Original, recipe: Recipe) -> Iterator[tuple[str, tuple[int, ...]]]:

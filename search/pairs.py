@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from gulliver.spaces.layer_graph import LayerGraph
 from gulliver.spaces.space import Space
 
-_METHODS = ("precision", "sparsity", "rank")
+_METHODS = ("precision", "sparsity", "rank", "pattern")
 
 
 def pairs_that_matter(space: Space) -> list[tuple[str, str]]:

@@ -38,13 +38,15 @@ def _measured(sensitivities: Sensitivities, space: Space, dimension: Dimension) 
 
 
 def _changes(space: Space, dimension: Dimension) -> Sequence[_Change]:
-    """Return what each rung means: the share of channels removed, widths, or one over the rank of a kind of split."""
+    """Return what each rung means: a share of channels, widths, one over the rank of a kind of split, or 2:4."""
     if dimension.method == "sparsity":
         group = next(it for it in space.graph.channel_groups if it.name == dimension.owner)
         return [("channels", ratio) for ratio in space.ladders.ratios(group)]
     layer = space.graph.layers[dimension.owner]
     if dimension.method == "precision":
         return [_NOTHING, *((it, 1.0) for it in space.ladders.precisions(layer))]
+    if dimension.method == "pattern":
+        return [_NOTHING, ("2:4", 1.0)]
     splits = space.ladders.splits(layer, all_channels(layer))
     return [_NOTHING, *((it.kind, 1 / it.rank) for it in splits if it)]
 

@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from gulliver.spaces.recipe import LayerRecipe, Quantize, Recipe
+from gulliver.spaces.recipe import FLOAT_BITS, LayerRecipe, Quantize, Recipe
 from gulliver.tasks.errors import InputError
+
+_FLOAT = (FLOAT_BITS, FLOAT_BITS)
 
 
 @dataclass(frozen=True)
@@ -13,7 +15,8 @@ class Capabilities:
 
     `precisions` gives the (weight_bits, activation_bits) that each kind of layer runs in, beside
     `float_type`; channel counts are offered in multiples of `channel_multiple`, and in multiples of
-    `small_channel_multiple` up to `small_channels`, where those still pay.
+    `small_channel_multiple` up to `small_channels`, where those still pay. `sparse_2_4` gives the widths in which a
+    layer gains from 2:4 weights, with 16 bits for `float_type`.
     """
 
     float_type: str
@@ -22,10 +25,15 @@ class Capabilities:
     small_channel_multiple: int
     small_channels: int
     sparsities: tuple[str, ...] = ("channel",)
+    sparse_2_4: tuple[tuple[int, int], ...] = ()
 
     def runs(self, kind: str, quantize: Quantize) -> bool:
         """Say whether a layer of this kind runs in these widths."""
         return quantize.widths in self.precisions.get(kind, ())
+
+    def skips_zeros(self, quantize: Quantize | None) -> bool:
+        """Say whether a layer of these widths, or in floating point where there are none, gains from 2:4 weights."""
+        return (quantize.widths if quantize else _FLOAT) in self.sparse_2_4
 
     def multiples(self, channels: int) -> tuple[int, ...]:
         """Return the counts up to `channels` that the target likes, largest first, `channels` included."""

@@ -18,6 +18,9 @@ class Choices(Protocol):
     def decompose(self, layer: str) -> Decompose | None:
         """Return how the layer is split, None where it stays whole."""
 
+    def is_semi_structured(self, layer: str) -> bool:
+        """Say whether two of every four of the layer's weights are zero."""
+
     def channels(self, layer: str) -> Channels:
         """Return the layer's channel counts after removals."""
 
@@ -39,6 +42,11 @@ class RecipeChoices:
     def decompose(self, layer: str) -> Decompose | None:
         """Return how the layer is split, None where it stays whole."""
         return self.recipe.layers[layer].decompose
+
+    def is_semi_structured(self, layer: str) -> bool:
+        """Say whether two of every four of the layer's weights are zero."""
+        sparsify = self.recipe.layers[layer].sparsify
+        return sparsify is not None and sparsify.kind == "2:4"
 
     def channels(self, layer: str) -> Channels:
         """Return the layer's channel counts after removals; raises InputError where tied layers differ."""

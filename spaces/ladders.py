@@ -8,7 +8,7 @@ from gulliver.spaces.capabilities import Capabilities
 from gulliver.spaces.layer_graph import ChannelGroup, Layer, LayerGraph
 from gulliver.spaces.parts import why_not_offered
 from gulliver.spaces.recipe import Decompose, Quantize
-from gulliver.spaces.shapes import Channels, all_channels, break_even_rank
+from gulliver.spaces.shapes import Channels, all_channels, break_even_rank, inputs_per_group, why_not_in_fours
 from gulliver.spaces.space_options import SpaceOptions
 
 
@@ -36,10 +36,16 @@ class Ladders:
         """
         return self._offered(("rank", layer.name, channels), lambda: tuple(self._splits(layer, channels)))
 
+    def may_be_semi_structured(self, layer: Layer) -> bool:
+        """Say whether 2:4 weights are offered for the layer: in one of its widths at least, it gains from them."""
+        widths = (None, *self.precisions(layer))
+        gains = self.options.semi_structured and any(map(self.capabilities.skips_zeros, widths))
+        return gains and why_not_in_fours(inputs_per_group(layer, all_channels(layer))) is None
+
     @property
     def notes(self) -> tuple[str, ...]:
         """Return what is not offered and why, a line each."""
-        of_layers = (*self._precision_notes(), *self._sparsity_notes(), *self._rank_notes())
+        of_layers = (*self._precision_notes(), *self._sparsity_notes(), *self._rank_notes(), *self._pattern_notes())
         return tuple(dict.fromkeys((*self._enclosed_notes(), *of_layers)))
 
     def _offered(self, question: Hashable, answer: Callable[[], tuple[Any, ...]]) -> tuple[Any, ...]:
@@ -103,6 +109,13 @@ class Ladders:
         kinds = self.options.decompositions if self.options.ranks else ()
         found = ((layer, kind, why_not_offered(layer, kind)) for layer in self.graph.layers.values() for kind in kinds)
         return [f"{_form(layer)}: {kind} is not offered, because {reason}" for layer, kind, reason in found if reason]
+
+    def _pattern_notes(self) -> list[str]:
+        if not (self.options.semi_structured and self.capabilities.sparse_2_4):
+            return []
+        reads = ((layer, inputs_per_group(layer, all_channels(layer))) for layer in self.graph.layers.values())
+        found = ((layer.name, why_not_in_fours(inputs)) for layer, inputs in reads)
+        return [f"{name}: 2:4 is not offered, because {reason}" for name, reason in found if reason]
 
 
 def _form(layer: Layer) -> str:

@@ -49,6 +49,10 @@ class Sparsify:
     reconstruct: bool = field(default=False, metadata=_YOUNGER)
 
 
+# The one choice that makes a layer 2:4.
+IN_FOURS = Sparsify(0.5, "2:4")
+
+
 @dataclass(frozen=True)
 class Decompose:
     """Replace the layer by thinner ones with `rank` channels between them.

@@ -9,6 +9,8 @@ from gulliver.spaces.recipe import Recipe
 from gulliver.tasks.errors import InputError
 
 _INPUTS, _OUTPUTS = 0, 1
+# Of so many weights in a row, 2:4 sparsity zeroes two.
+_NEIGHBOURS = 4
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,11 @@ def _left(graph: LayerGraph, name: str, ratio_of: Callable[[ChannelGroup], float
 def inputs_per_group(layer: Layer, channels: Channels) -> int:
     """Return the input channels that each output reads; a depthwise convolution has as many groups as channels."""
     return 1 if layer.groups == layer.in_channels > 1 else channels.inputs // layer.groups
+
+
+def why_not_in_fours(inputs: int) -> str | None:
+    """Return why a layer each of whose outputs reads so many input channels cannot be 2:4, None where it can."""
+    return f"input channels must come in fours, but it reads {inputs}" if inputs % _NEIGHBOURS else None
 
 
 def break_even_rank(layer: Layer, channels: Channels, kind: str = "svd") -> float:

@@ -7,8 +7,17 @@ from functools import cached_property
 from gulliver.spaces.capabilities import Capabilities
 from gulliver.spaces.ladders import Ladders
 from gulliver.spaces.layer_graph import ChannelGroup, Layer, LayerGraph
-from gulliver.spaces.recipe import Decompose, LayerRecipe, Quantize, Recipe, Sparsify
-from gulliver.spaces.shapes import Channels, all_channels, channels_after, channels_of, outputs_of
+from gulliver.spaces.recipe import IN_FOURS, Decompose, LayerRecipe, Quantize, Recipe, Sparsify
+from gulliver.spaces.shapes import (
+    Channels,
+    all_channels,
+    channels_after,
+    channels_of,
+    group_ratio,
+    inputs_per_group,
+    outputs_of,
+    why_not_in_fours,
+)
 from gulliver.spaces.space_options import SpaceOptions
 from gulliver.tasks.errors import InputError
 from optuna.trial import BaseTrial
@@ -64,7 +73,11 @@ class Space:
             Dimension("rank", name, 1 + len(self.ladders.splits(layer, all_channels(layer))))
             for name, layer in self.graph.layers.items()
         ]
-        return tuple(dimension for dimension in (*precision, *sparsity, *rank) if dimension.rungs > 1)
+        pattern = [
+            Dimension("pattern", name, 1 + self.ladders.may_be_semi_structured(layer))
+            for name, layer in self.graph.layers.items()
+        ]
+        return tuple(dimension for dimension in (*precision, *sparsity, *rank, *pattern) if dimension.rungs > 1)
 
     @cached_property
     def names(self) -> frozenset[str]:
@@ -143,7 +156,9 @@ class Space:
             asked, offered = choice.quantize, (None, *self.ladders.precisions(layer))
         elif dimension.method == "sparsity":
             group = next(group for group in self.graph.channel_groups if group.name == name)
-            asked, offered = choice.sparsify.ratio if choice.sparsify else 0.0, self.ladders.ratios(group)
+            asked, offered = group_ratio(group, recipe), self.ladders.ratios(group)
+        elif dimension.method == "pattern":
+            asked, offered = choice.sparsify == IN_FOURS, (False, True)
         else:
             asked = Decompose(choice.decompose.rank, choice.decompose.kind) if choice.decompose else None
             offered = (None, *self.ladders.splits(layer, channels[name]))
@@ -166,10 +181,18 @@ class RungChoices:
         return self.space.ladders.precisions(self.space.graph.layers[layer])[rung - 1] if rung else None
 
     def sparsify(self, layer: str) -> Sparsify | None:
-        """Return the share of the layer's output channels that is removed, None where all stay."""
-        group = self.space.graph.group_of(layer)
-        ratio = self._ratio(group) if group else 0.0
-        return Sparsify(ratio, reconstruct=self.space.options.reconstruct) if ratio > 0 else None
+        """Return the share of the layer's output channels or the pattern of weights that is removed, if any."""
+        ratio = self._own_ratio(layer)
+        if ratio > 0:
+            return Sparsify(ratio, reconstruct=self.space.options.reconstruct)
+        return IN_FOURS if self.is_semi_structured(layer) else None
+
+    def is_semi_structured(self, layer: str) -> bool:
+        """Say whether two of every four weights are zero, which they are where nothing else thins the layer."""
+        if not self._rung("pattern", layer) or self._own_ratio(layer) > 0 or self._rung("rank", layer):
+            return False
+        inputs = inputs_per_group(self.space.graph.layers[layer], self.channels(layer))
+        return why_not_in_fours(inputs) is None
 
     def decompose(self, layer: str) -> Decompose | None:
         """Return how the layer is split, None where it stays whole."""
@@ -185,6 +208,10 @@ class RungChoices:
     def outputs(self, layer: str) -> int:
         """Return the layer's output channels after removals, whatever its inputs lose."""
         return outputs_of(self.space.graph, layer, self._ratio)
+
+    def _own_ratio(self, layer: str) -> float:
+        group = self.space.graph.group_of(layer)
+        return self._ratio(group) if group else 0.0
 
     def _ratio(self, group: ChannelGroup) -> float:
         return self.space.ladders.ratios(group)[self._rung("sparsity", group.name)]

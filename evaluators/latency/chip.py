@@ -11,6 +11,7 @@ from gulliver.evaluators.latency.chip_rules import (
     check_fusions,
     check_plain,
     check_precisions,
+    check_sparse,
     check_splits,
     check_tiles,
 )
@@ -26,7 +27,8 @@ class Chip:
     """One die or card; a rate of 0 means that the chip cannot run that precision, a link of 0 that it has none.
 
     `macs_per_cycle` are multiply-accumulates of one matrix core in one cycle. `precisions` are pairs of (weight bits,
-    activation bits). `fit` names the fitted efficiencies that price its kernels: its own, or those of a chip like it.
+    activation bits), `sparse_2_4` those precisions of the matrix unit in which it skips two of every four weights.
+    `fit` names the fitted efficiencies that price its kernels: its own, or those of a chip like it.
     `multiprocessors` are cores that hold several tiles, so that results leave while others are multiplied, and that
     multiply a single row without their matrix unit. `load_piece_bytes` are those of a row in memory that one load
     brings into the matrix core's layout, 0 where rows are not loaded one by one. Up to `few_rows`, columns are dealt
@@ -56,7 +58,7 @@ class Chip:
     splits_int8_activations: bool = False
     spills_accumulators: bool = False
     precisions: tuple[tuple[int, int], ...] = ()
-    sparse_2_4: bool = False
+    sparse_2_4: tuple[str, ...] = ()
     fusions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -71,6 +73,7 @@ class Chip:
         check_splits("chip.split_k", self.split_k)
         check_fusions("chip.fusions", self.fusions)
         check_precisions("chip.precisions", self.precisions)
+        check_sparse("chip.sparse_2_4", self.sparse_2_4)
 
     def macs_per_cycle(self, precision: str) -> int:
         """Return the multiply-accumulates of one matrix core in one cycle; raises InputError where it has none."""

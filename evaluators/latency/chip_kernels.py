@@ -53,7 +53,17 @@ def chip_kernel(chip: str, kernel: Kernel) -> AnyKernel:
         raise InputError(f"no kernel is modelled in {kernel.precision}; modelled are {', '.join(_TYPES)}")
     if kernel.groups == kernel.in_channels > 1:
         return _depthwise(chip, kernel)
-    return _linear(chip, kernel) if kernel.kind == "linear" else _convolution(chip, kernel)
+    dense = _linear(chip, kernel) if kernel.kind == "linear" else _convolution(chip, kernel)
+    return _in_fours(chip, kernel, dense) if kernel.skips_zeros else dense
+
+
+def _in_fours(chip: str, kernel: ComputeKernel, dense: PublishedKernel | StagedKernel) -> StagedKernel:
+    """Return the kernel with 2:4 weights; raises InputError where the chip has none in its precision."""
+    known = read_chip(chip).sparse_2_4
+    if kernel.precision not in known:
+        listed = ", ".join(known) or "no precision"
+        raise InputError(f"{read_chip(chip).name} skips zeros in {listed}, but not in {kernel.precision}")
+    return StagedKernel(chip, dense.operation, dense.family, tuple(stage.in_fours for stage in stages(dense)))
 
 
 def _operation(chip: str, precision: str) -> str:

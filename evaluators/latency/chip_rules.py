@@ -8,6 +8,7 @@ from gulliver.tasks.errors import InputError
 # The names of the precisions that are modelled, by (weight bits, activation bits).
 PRECISION_OF_BITS = {(8, 8): "int8", (4, 4): "int4", (4, 8): "w4a8", (8, 16): "w8", (4, 16): "w4"}
 _FUSIONS = ("matmul_dequant", "matmul_swiglu_quant", "mlp")
+_SPARSE = ("float16", "bfloat16", "int8", "int4")
 # The matrix units take no less (CANN's platform configuration files; NVIDIA, Deep Learning Performance Guide).
 _SMALLEST_TILE = 16
 # Calibrations are kept in files of these names.
@@ -55,6 +56,11 @@ def _are_whole(numbers: Any, least: int) -> bool:
 def check_precisions(key: str, precisions: Any) -> None:
     """Raise InputError unless all are pairs of (weight bits, activation bits) that kernels are modelled for."""
     _check_choices(key, precisions, [*PRECISION_OF_BITS])
+
+
+def check_sparse(key: str, precisions: Any) -> None:
+    """Raise InputError unless all are precisions of kernels with 2:4 weights that are modelled."""
+    _check_choices(key, precisions, _SPARSE)
 
 
 def check_fusions(key: str, fusions: Any) -> None:

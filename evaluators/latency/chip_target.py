@@ -1,6 +1,6 @@
 """A modelled chip as a target: everything on it is priced by the model, nothing is measured."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,7 @@ from gulliver.evaluators.latency.published_kernel import PublishedKernel
 from gulliver.spaces.capabilities import Capabilities
 from gulliver.spaces.choices import Choices, RecipeChoices
 from gulliver.spaces.layer_graph import LayerGraph
-from gulliver.spaces.recipe import Recipe
+from gulliver.spaces.recipe import FLOAT_BITS, Recipe
 from gulliver.spaces.space import Space
 from gulliver.tasks.errors import InputError
 
@@ -79,7 +79,13 @@ class ChipTarget:
             channel_multiple=self.channel_multiple,
             small_channel_multiple=self.channel_multiple,
             small_channels=self.channel_multiple,
+            sparse_2_4=tuple(self._sparse_widths()),
         )
+
+    def _sparse_widths(self) -> Iterator[tuple[int, int]]:
+        chip = read_chip(self.chip)
+        names = {(FLOAT_BITS, FLOAT_BITS): self.float_type} | {it: PRECISION_OF_BITS[it] for it in chip.precisions}
+        return (widths for widths, name in names.items() if name in chip.sparse_2_4)
 
     @property
     def conditions(self) -> str:
@@ -109,7 +115,9 @@ class ChipTarget:
 
     def lowering(self, graph: LayerGraph, choices: Choices) -> GatedMlpFusion:
         """Return the lowering of a network with these choices, each layer in its widths, gated MLPs fused."""
-        plain = Lowering(graph, choices, self.batch, self.float_type, precision_of)
+        plain = Lowering(
+            graph, choices, self.batch, self.float_type, precision_of, sparse_2_4=read_chip(self.chip).sparse_2_4
+        )
         fuses = "mlp" in read_chip(self.chip).fusions
         refusal = "" if fuses else f"{self.name} has no kernel that fuses one"
         return GatedMlpFusion(graph, choices, plain, refusal)

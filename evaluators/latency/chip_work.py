@@ -134,7 +134,7 @@ def _cycles(listed: list[Stage], chip: Chip, down: Floats, across: Floats, split
     macs = np.array([[chip.macs_per_cycle(stage.precision)] for stage in listed], dtype=float)
     high = np.ceil(_group_rows(listed) * _column(listed, "row_factor") / _CUBE)[..., None]
     wide = np.ceil(_column(listed, "n") / _CUBE) * split
-    deep = np.ceil(_column(listed, "k") / split / (macs / _CUBE**2))
+    deep = np.ceil(_column(listed, "k") * _column(listed, "density") / split / (macs / _CUBE**2))
     mean_high = np.divide(high, down, out=np.zeros_like(down), where=down > 0)
     return np.asarray(mean_high * (wide / across * deep)[:, None])
 

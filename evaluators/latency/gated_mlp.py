@@ -1,8 +1,8 @@
 """Gated MLPs in a network, and whether each runs as one fused kernel or as several.
 
-A gated MLP is down(silu(gate(x)) * up(x)). Where all three of its layers are int8, whole and without a bias it runs as
-one call of the fused kernel (fused_mlp/reference.py); one layer in floating point, split by a rank or with a bias, and
-all of them run by themselves and what lies between them goes through memory.
+A gated MLP is down(silu(gate(x)) * up(x)). Where all three of its layers are int8, whole, dense and without a bias it
+runs as one call of the fused kernel (fused_mlp/reference.py); one layer in floating point, split by a rank, 2:4 or with
+a bias, and all of them run by themselves and what lies between them goes through memory.
 """
 
 from collections.abc import Iterator, Sequence
@@ -116,6 +116,8 @@ class GatedMlpFusion:
                 return f"{layer} is not in int8"
             if (split := self.choices.decompose(layer)) is not None:
                 return f"rank {split.rank} splits {layer}"
+            if self.choices.is_semi_structured(layer):
+                return f"{layer} is 2:4"
         return ""
 
     def _fused(self, mlp: GatedMlpLayers) -> Iterator[KernelCall]:

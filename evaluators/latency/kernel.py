@@ -12,7 +12,8 @@ class ComputeKernel:
 
     `input_size` is the height and width of the input (empty for a linear layer, whose rows are `batch`). With
     `signed_input`, an int8 kernel's inputs may be below zero; a `bare` one has neither bias nor activation, as those of
-    a split layer but the last; one that `adds` adds a tensor of its result's shape to that.
+    a split layer but the last; one that `adds` adds a tensor of its result's shape to that, and one that `skips_zeros`
+    multiplies two of every four weights.
     """
 
     kind: str
@@ -30,6 +31,7 @@ class ComputeKernel:
     signed_input: bool = False
     bare: bool = False
     adds: bool = False
+    skips_zeros: bool = False
 
     @property
     def output_size(self) -> tuple[int, ...]:
@@ -57,11 +59,12 @@ class ComputeKernel:
     def description(self) -> str:
         """Return the kernel in a few words."""
         channels = f"{self.in_channels} -> {self.out_channels}"
+        precision = f"{self.precision} 2:4" if self.skips_zeros else self.precision
         if self.kind == "linear":
-            return f"linear {self.precision}, {self.batch} rows, {channels}"
+            return f"linear {precision}, {self.batch} rows, {channels}"
         window, size = ("x".join(map(str, it)) for it in (self.kernel_size, self.input_size))
         groups = f" in {self.groups} groups" if self.groups > 1 else ""
-        return f"{self.kind} {window} {self.precision}, batch {self.batch}, {channels}{groups} on {size}"
+        return f"{self.kind} {window} {precision}, batch {self.batch}, {channels}{groups} on {size}"
 
 
 @dataclass(frozen=True, order=True)

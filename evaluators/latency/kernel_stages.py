@@ -17,6 +17,7 @@ from gulliver.evaluators.latency.published_kernel import (
 from gulliver.tasks.errors import InputError
 
 _SCALE_BYTES = 4
+_PLACE_BYTES = 2 / 8
 # An accumulator of four bytes is written and read again.
 _SPILL_BYTES = 8.0
 # Operations of the vector unit on float16 lanes; in float32 one counts twice, as half the lanes are there.
@@ -38,6 +39,7 @@ class Stage:
     at least once, `spill_bytes` what L2 moves for each result on its way to the vector unit, `vector_operations` the
     vector unit's in float16. `in_turn` is where that waits for the matrix unit, `hands_weights_over` where the matrix
     unit waits for weights from it. `layouts` are those of activations and weights in memory: nz, rows or columns.
+    `density` is the share of the weights that the matrix unit multiplies.
     """
 
     group_rows: tuple[int, ...]
@@ -51,6 +53,7 @@ class Stage:
     output_bytes: float = 0.0
     layouts: tuple[str, str] = ("nz", "nz")
     spill_bytes: float = 0.0
+    density: float = 1.0
     in_turn: bool = False
     hands_weights_over: bool = False
     vector_operations: float = 0.0
@@ -66,7 +69,18 @@ class Stage:
     @property
     def macs(self) -> float:
         """Return the multiply-accumulates."""
-        return float(prod((self.rows, self.n, self.k, self.row_factor)))
+        return self.density * prod((self.rows, self.n, self.k, self.row_factor))
+
+    @property
+    def in_fours(self) -> "Stage":
+        """Return the multiplication with two of every four weights skipped: two bits say where each that stays was.
+
+        Source: CANN's Ascend C, LoadDataWithSparse; NVIDIA's A100 white paper, which stores them alike.
+        """
+        weight_bytes = self.weight_bytes / 2 + _PLACE_BYTES / 2
+        weights = sum(rows > 0 for rows in self.group_rows) * self.n * self.k
+        saved = weights * (self.weight_bytes - weight_bytes)
+        return replace(self, density=0.5, weight_bytes=weight_bytes, memory_bytes=self.memory_bytes - saved)
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,9 @@ def _read(path: Path) -> dict[ComputeKernel, float]:
 
 def _kernel(row: dict[str, str]) -> ComputeKernel:
     text = ("kind", "precision", "output_precision")
-    values: dict[str, Any] = {key: row[key] if key in text else _frozen(json.loads(row[key])) for key in _COLUMNS}
+    # Columns that are younger than the table are at their defaults.
+    known = [key for key in _COLUMNS if key in row]
+    values: dict[str, Any] = {key: row[key] if key in text else _frozen(json.loads(row[key])) for key in known}
     return ComputeKernel(**values)
 
 

@@ -7,7 +7,7 @@ A rounding comes before what only selects or joins values (compressors/hoist.py)
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
 
@@ -50,8 +50,8 @@ class Lowering:
 
     `precision_of` names the precision of a layer's kernel by its widths. With `tells_kernels_apart`, as where they are
     timed, kernels say whether they read values below zero, are bare, add a residual, or round what they give in
-    floating point; else an addition is priced by what it reads. An operation without a tensor as its
-    result, as a split or a size, costs nothing.
+    floating point; else an addition is priced by what it reads. Kernels of 2:4 layers skip zeros in the precisions of
+    `sparse_2_4`. An operation without a tensor as its result, as a split or a size, costs nothing.
     """
 
     graph: LayerGraph
@@ -60,6 +60,7 @@ class Lowering:
     float_type: str
     precision_of: PrecisionOf = int8_or_float
     tells_kernels_apart: bool = False
+    sparse_2_4: tuple[str, ...] = ()
 
     @cached_property
     def _tensors(self) -> TensorShapes:
@@ -98,8 +99,9 @@ class Lowering:
         if self.tells_kernels_apart:
             signed = self._reads_int8(layer.name) and not self._is_non_negative(operation.inputs[0])
             kernels = list(told_apart(kernels, signed, "add" in fused))
+        note = self._why_dense(layer, kernels[0])
         for index, kernel in enumerate(kernels):
-            yield KernelCall(kernel, layer.name, fused if index == len(kernels) - 1 else ())
+            yield KernelCall(kernel, layer.name, fused if index == len(kernels) - 1 else (), note)
         if "add" in fused and not self.tells_kernels_apart:
             yield self._residual_read(operation, last)
         if converts:
@@ -135,9 +137,18 @@ class Lowering:
         whole = layer_kernel(layer, channels, self._tensors.at_batch(prod(counted)), precision, output)
         split = self.choices.decompose(layer.name)
         if split is None:
-            return [whole]
+            return [replace(whole, skips_zeros=self._skips_zeros(layer, precision))]
         between = _INT8 if self._reads_int8(layer.name) else self.float_type
         return list(kernels_of_parts(whole, parts_of(layer, channels, split), between))
+
+    def _skips_zeros(self, layer: Layer, precision: str) -> bool:
+        return precision in self.sparse_2_4 and self.choices.is_semi_structured(layer.name)
+
+    def _why_dense(self, layer: Layer, kernel: ComputeKernel) -> str:
+        """Return why the zeros of a 2:4 layer are multiplied, or nothing where it is none or they are skipped."""
+        if kernel.skips_zeros or not self.choices.is_semi_structured(layer.name):
+            return ""
+        return f"the target skips no zeros in {kernel.precision}"
 
     def _fused_into(self, operation: Operation) -> tuple[tuple[str, ...], Operation]:
         """Return what is fused into a layer, and the operation whose result the layer then gives."""

@@ -9,7 +9,16 @@ from gulliver.evaluators import taylor
 from gulliver.evaluators.divergence import kl_divergence, mean_divergence
 from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
 from gulliver.evaluators.taylor import TaylorLoss
-from gulliver.spaces.recipe import CALIBRATORS, DECOMPOSITIONS, Decompose, LayerRecipe, Quantize, Recipe, Sparsify
+from gulliver.spaces.recipe import (
+    CALIBRATORS,
+    DECOMPOSITIONS,
+    IN_FOURS,
+    Decompose,
+    LayerRecipe,
+    Quantize,
+    Recipe,
+    Sparsify,
+)
 from gulliver.spaces.space import Space
 from gulliver.spaces.space_options import SpaceOptions
 from gulliver.tasks.errors import InputError
@@ -101,6 +110,19 @@ def test_a_small_change_costs_half_its_square_under_the_fisher_information(name)
     assert 4 * standard_error < 0.2 * estimate, "the sampling error hides the estimate"
     # What is left out beyond the second order is small, because the change is.
     assert float(expected.mean()) == pytest.approx(kl_divergence(logits, changed).mean().item(), rel=0.15)
+
+
+def test_weights_in_fours_cost_what_they_do_to_the_outputs():
+    original = original_of(Classifier(), noise(SAMPLES, 6))
+    recipe = recipe_of(original, {"last": LayerRecipe(sparsify=IN_FOURS)})
+    (logits,) = original.outputs
+    changed = compress(original, recipe)(*original.calibration[0]).detach()
+    expected, deviations = expected_loss(logits, (changed - logits).double())
+    (estimate,) = taylor_losses(original, [recipe], SAMPLES)
+    # As above; the change is not small, nor is the sampling error.
+    assert (
+        abs(estimate - float(expected.mean())) < 4 * float(deviations.square().sum().sqrt()) / SAMPLES < 0.3 * estimate
+    )
 
 
 def test_a_small_change_of_values_costs_their_squared_error_relative_to_their_variance():

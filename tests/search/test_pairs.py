@@ -65,6 +65,14 @@ def test_pairs_are_the_methods_of_a_layer_and_the_same_method_on_neighbours(spli
     assert len(set(pairs)) == len(pairs)
 
 
+def test_weights_in_fours_are_paired_with_the_other_methods_of_their_layer(split):
+    target = Capabilities("float16", {"conv2d": ((8, 8),)}, 8, 8, 8, sparse_2_4=((8, 8),))
+    pairs = pairs_that_matter(Space(split, target))
+    assert ("pattern/left", "precision/left") in pairs
+    assert ("pattern/left", "sparsity/left") in pairs
+    assert ("pattern/head", "pattern/left") in pairs
+
+
 def test_layers_that_share_their_channels_are_paired_with_the_group_that_decides(space):
     pairs = pairs_that_matter(space)
     # The block's second convolution adds to the stem's channels.

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from gulliver.evaluators.latency.chip_target import ChipTarget
 from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
 from gulliver.search.sensitivity import Sensitivities
 from gulliver.search.transfer import transferred
@@ -103,3 +104,12 @@ def test_a_calibrator_or_a_kind_that_was_not_measured_is_never_worth_choosing(gr
 def test_pairs_are_kept_where_the_new_space_has_both(graph, measured):
     found = transferred(measured, space(graph, COARSE), space(graph, FINE))
     assert found.pairs == {("precision/0", "sparsity/0"): 0.5}
+
+
+def test_weights_in_fours_cost_on_another_target_what_they_did_on_the_first(graph):
+    first, second = (ChipTarget(name) for name in ("ascend_910b2", "nvidia_a100"))
+    old = Space(graph, first.capabilities, SpaceOptions(bits=((8, 8),), ranks=()))
+    losses = {(it.name, rung): 0.1 * rung for it in old.dimensions for rung in range(1, it.rungs)}
+    losses["pattern/3", 1] = 0.7
+    found = transferred(Sensitivities("direct", losses, {}), old, Space(graph, second.capabilities))
+    assert found.losses["pattern/3", 1] == 0.7

@@ -26,6 +26,14 @@ def test_int8_runs_and_int4_does_not(cpu):
     assert not cpu.runs("embedding", Quantize(8, 8))
 
 
+def test_weights_in_fours_pay_in_the_widths_whose_zeros_are_skipped():
+    target = Capabilities("float16", {}, 16, 16, 0, sparse_2_4=((8, 8), (16, 16)))
+    assert target.skips_zeros(Quantize(8, 8))
+    assert target.skips_zeros(None)
+    assert not target.skips_zeros(Quantize(4, 8))
+    assert not target.skips_zeros(Quantize(8, 8, group_size=32))
+
+
 def test_a_precision_that_the_target_has_not_is_refused_with_what_it_has(cpu):
     recipe = Recipe({"a": LayerRecipe(quantize=Quantize()), "b": LayerRecipe(quantize=Quantize(4, 8))})
     with pytest.raises(InputError) as caught:

@@ -1,4 +1,5 @@
 import itertools
+from dataclasses import replace
 
 import pytest
 from gulliver.spaces.choices import RecipeChoices
@@ -33,7 +34,7 @@ def test_tied_layers_that_differ_are_refused_when_their_channels_are_asked_for(r
 
 @pytest.mark.parametrize("fixture", ["plain", "residual", "mixed"])
 def test_the_rungs_of_a_search_make_the_choices_of_the_recipe_that_they_decode_to(fixture, request, cpu):
-    space = Space(request.getfixturevalue(fixture), cpu)
+    space = Space(request.getfixturevalue(fixture), replace(cpu, sparse_2_4=((8, 8),)))
     for first, step in itertools.product(range(2), range(1, 4)):
         rungs = {it.name: (first + step * index) % it.rungs for index, it in enumerate(space.dimensions)}
         recipe = space.decode(rungs)
@@ -41,4 +42,5 @@ def test_the_rungs_of_a_search_make_the_choices_of_the_recipe_that_they_decode_t
         for layer in space.graph.layers:
             assert by_rungs.quantize(layer) == by_recipe.quantize(layer)
             assert by_rungs.decompose(layer) == by_recipe.decompose(layer)
+            assert by_rungs.is_semi_structured(layer) == by_recipe.is_semi_structured(layer)
             assert by_rungs.channels(layer) == by_recipe.channels(layer) == channels_after(space.graph, recipe)[layer]

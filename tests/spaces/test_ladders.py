@@ -47,6 +47,24 @@ def test_ranks_are_multiples_of_8_near_the_asked_shares_of_break_even(plain, cpu
     assert ranks == [None, Decompose(32), Decompose(16)]
 
 
+@pytest.mark.parametrize(
+    ("sparse", "options", "offered"),
+    [
+        (((8, 8),), {}, {"join", "grouped", "head"}),
+        (((16, 16),), {"keep_float": ("join",)}, {"join", "grouped", "head"}),
+        (((8, 8),), {"keep_float": ("join",)}, {"grouped", "head"}),
+        (((4, 4),), {}, set()),
+        (((8, 8),), {"semi_structured": False}, set()),
+    ],
+)
+def test_weights_in_fours_are_offered_where_they_pay_and_inputs_come_in_fours(sparse, options, offered, mixed, cpu):
+    # The branches read 3 channels, the depthwise convolution one at a time.
+    space = Space(mixed, replace(cpu, sparse_2_4=sparse), SpaceOptions(**options))
+    assert {it.owner for it in space.dimensions if it.method == "pattern"} == offered
+    note = "left: 2:4 is not offered, because input channels must come in fours, but it reads 3"
+    assert (note in space.ladders.notes) == options.get("semi_structured", True)
+
+
 def test_a_layer_that_breaks_even_below_every_rank_that_the_target_likes_is_not_split(cpu):
     # Linear layers break even at 24 * 24 / 48 = 12 and 64 * 64 / 128 = 32, where 16 is the nearest to both shares.
     graph = trace(nn.Sequential(nn.Linear(24, 24), nn.Linear(24, 64), nn.Linear(64, 64)), (torch.zeros(1, 24),))

@@ -14,6 +14,7 @@ from optuna.trial import FixedTrial
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 CPU = Capabilities("bfloat16", dict.fromkeys(("conv1d", "conv2d", "linear"), ((8, 8),)), 16, 8, 32)
 CHIP = Capabilities("float16", {"conv2d": ((8, 8), (4, 8)), "linear": ((8, 8),)}, 16, 16, 0)
+SPARSE = replace(CHIP, sparse_2_4=((8, 8),))
 
 ALL = SpaceOptions(((8, 8), (4, 8)), calibrators=CALIBRATORS, decompositions=DECOMPOSITIONS)
 
@@ -27,7 +28,7 @@ def graph(request):
     return request.getfixturevalue(request.param)
 
 
-@pytest.fixture(params=[(CPU,), (CHIP,), (CHIP, ALL)], ids=["cpu", "chip", "all choices"])
+@pytest.fixture(params=[(CPU,), (CHIP,), (SPARSE, ALL)], ids=["cpu", "chip", "all choices"])
 def space(graph, request):
     return Space(graph, *request.param)
 
@@ -51,6 +52,17 @@ def test_all_layers_of_a_group_get_one_ratio(residual):
     recipe = Space(residual, CPU).decode({"sparsity/stem": 2})
     assert recipe.layers["stem"].sparsify == recipe.layers["conv2"].sparsify == Sparsify(0.5, reconstruct=True)
     assert recipe.layers["conv1"].sparsify is None
+
+
+def test_weights_are_in_fours_where_no_channel_goes_and_no_rank_splits(residual):
+    space = Space(residual, SPARSE)
+    fours = {"pattern/conv1": 1}
+    assert space.decode(fours).layers["conv1"].sparsify == Sparsify(0.5, "2:4")
+    assert space.decode(fours | {"sparsity/conv1": 1}).layers["conv1"].sparsify.kind == "channel"
+    split = space.decode(fours | {"rank/conv1": 1}).layers["conv1"]
+    assert (split.sparsify, split.decompose is None) == (None, False)
+    # The inputs that other layers lose come in fours, too.
+    assert space.decode(fours | {"sparsity/stem": 1}).layers["conv1"].sparsify == Sparsify(0.5, "2:4")
 
 
 def random_rungs(space, count):
@@ -78,8 +90,8 @@ def test_encoding_what_is_decoded_gives_the_same_recipe(space):
         assert space.decode(encoded) == recipe
         assert list(encoded) == [dimension.name for dimension in space.dimensions]
         differing = {name for name in rungs if rungs[name] != encoded[name]}
-        # Two rungs are one recipe only where a thinned layer has fewer ranks left than rungs.
-        assert all(name.startswith("rank/") for name in differing)
+        # Two rungs are one recipe only where a layer has fewer ranks left than rungs, or is thinned and not in fours.
+        assert all(name.startswith(("rank/", "pattern/")) for name in differing)
 
 
 def test_trials_of_every_kind_suggest_the_same_recipe(space):

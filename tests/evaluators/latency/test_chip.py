@@ -85,6 +85,8 @@ def test_a_precision_that_a_chip_lacks_is_named():
         ("split_k", (), r"split_k` must be whole numbers of at least 1, but is \(\)"),
         ("precisions", (8, 8), r"precisions` must be a list of \[8, 8\], .*\[4, 16\], but is \[8, 8\]"),
         ("precisions", ((7, 9),), r"precisions` must be a list of .*, but is \[\[7, 9\]\]"),
+        ("sparse_2_4", True, r"sparse_2_4` must be a list of float16, bfloat16, int8, int4, but is True"),
+        ("sparse_2_4", ("w4a8",), r"sparse_2_4` must be a list of .*, but is \['w4a8'\]"),
         ("fusions", "mlp", "fusions` must be a list of matmul_dequant, matmul_swiglu_quant, mlp, but is mlp"),
         ("fusions", ("MLP",), r"fusions` must be a list of .*, but is \['MLP'\]"),
     ],

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from importlib.resources import files
 
 import numpy as np
@@ -11,9 +12,10 @@ from gulliver.evaluators.latency.chip_model import BOUNDS, roofline
 from gulliver.evaluators.latency.chip_prediction import predict
 from gulliver.evaluators.latency.chip_target import ChipTarget, choice_factors, price_kernels
 from gulliver.evaluators.latency.kernel import ComputeKernel, GatedMlpKernel, KernelCall, MemoryKernel
+from gulliver.evaluators.latency.kernel_stages import stages
 from gulliver.evaluators.latency.target import Target
 from gulliver.search.configuration import build_target
-from gulliver.spaces.recipe import LayerRecipe, Quantize, Recipe
+from gulliver.spaces.recipe import IN_FOURS, LayerRecipe, Quantize, Recipe
 from gulliver.spaces.trace import trace
 from gulliver.tasks.errors import InputError
 from torch import nn
@@ -62,6 +64,59 @@ def test_a_convolution_by_hand():
     assert stage.memory_bytes == 100352 * 64 + 576 * 64 + 100352 * 64 + 64 * 4
     compute_s, memory_s = 100352 * 64 * 576 / (24 * 8192 * 1.8e9), stage.memory_bytes / 1.6e12
     assert roofline([chip_kernel("ascend_910b2", convolution())])[0] == pytest.approx(max(compute_s, memory_s))
+
+
+@pytest.mark.parametrize(
+    ("kernel", "weights", "saved"),
+    [
+        # Of each weight's byte, half is kept, and a quarter of that is where it was: 5/8.
+        (convolution(), 64 * 576, 3 / 8),
+        (linear(16, 4096, 2048), 4096 * 2048, 3 / 8),
+        (linear(16, 4096, 2048, "float16"), 4096 * 2048, 2 - 9 / 8),
+    ],
+)
+def test_weights_in_fours_are_multiplied_by_half_and_read_with_two_bits_a_place_by_hand(kernel, weights, saved):
+    (dense,) = stages(chip_kernel("nvidia_a100", kernel))
+    (fours,) = stages(chip_kernel("nvidia_a100", replace(kernel, skips_zeros=True)))
+    assert fours.macs == dense.macs / 2
+    assert dense.memory_bytes - fours.memory_bytes == pytest.approx(weights * saved)
+
+
+@pytest.mark.parametrize("name", [it for it in chip_names() if read_chip(it).sparse_2_4])
+@pytest.mark.parametrize("rows", [16, 8192])
+def test_skipping_zeros_makes_large_multiplications_faster_but_not_twice_as_fast(name, rows):
+    kernel = linear(rows, 16384, 16384)
+    dense, fours = seconds(name, kernel), seconds(name, replace(kernel, skips_zeros=True))
+    assert dense / 2 < fours < 0.8 * dense
+
+
+def test_zeros_that_a_chip_does_not_skip_are_refused_with_what_it_skips():
+    message = "ascend_910b2 skips zeros in int8, but not in float16"
+    with pytest.raises(InputError, match=message):
+        seconds("ascend_910b2", replace(linear(16, 64, 64, "float16"), skips_zeros=True))
+    with pytest.raises(InputError, match="ascend_310p3 skips zeros in no precision, but not in int8"):
+        seconds("ascend_310p3", replace(linear(16, 64, 64), skips_zeros=True))
+
+
+@pytest.mark.parametrize(
+    ("chip", "float_type", "widths"),
+    [
+        ("ascend_910b2", "float16", ((8, 8),)),
+        ("ascend_310p3", "float16", ()),
+        ("nvidia_a100", "bfloat16", ((16, 16), (8, 8))),
+    ],
+)
+def test_weights_in_fours_pay_in_the_precisions_whose_zeros_the_chip_skips(chip, float_type, widths):
+    assert ChipTarget(chip, float_type=float_type).capabilities.sparse_2_4 == widths
+
+
+def test_layers_in_fours_skip_zeros_in_int8_and_say_why_not_in_floating_point():
+    graph = trace(nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64)).eval(), (torch.zeros(1, 64),))
+    recipe = Recipe({"0": LayerRecipe(IN_FOURS, quantize=Quantize()), "1": LayerRecipe(IN_FOURS)})
+    _, first, second = ChipTarget("ascend_910b2", batch=2).lower(graph, recipe)
+    assert first.kernel == replace(linear(2, 64, 64), skips_zeros=True)
+    assert first.kernel.description == "linear int8 2:4, 2 rows, 64 -> 64"
+    assert (second.kernel, second.note) == (linear(2, 64, 64, "float16"), "the target skips no zeros in float16")
 
 
 def test_few_channels_cost_what_32_bytes_of_them_do():

@@ -6,7 +6,7 @@ import torch
 from gulliver.evaluators.latency.chip_target import ChipTarget
 from gulliver.evaluators.latency.gated_mlp import expert_rows, find_gated_mlps
 from gulliver.evaluators.latency.kernel import ComputeKernel, GatedMlpKernel, MemoryKernel
-from gulliver.spaces.recipe import Decompose, LayerRecipe, Quantize, Recipe
+from gulliver.spaces.recipe import IN_FOURS, Decompose, LayerRecipe, Quantize, Recipe
 from gulliver.spaces.space import untouched
 from gulliver.spaces.trace import trace
 from gulliver.tasks.errors import InputError
@@ -93,6 +93,7 @@ def test_the_fused_kernel_counts_its_work():
         (LayerRecipe(quantize=Quantize(4, 8)), "is not in int8"),
         (LayerRecipe(quantize=Quantize(8, 8, group_size=16)), "is not in int8"),
         (LayerRecipe(quantize=Quantize(), decompose=Decompose(8)), "rank 8 splits"),
+        (LayerRecipe(IN_FOURS, quantize=Quantize()), "is 2:4"),
     ],
 )
 def test_one_layer_that_differs_breaks_the_fusion_and_every_call_says_why(layer, choice, reason):

@@ -1,5 +1,6 @@
 """Tables against whole lowerings: every recipe must cost what its kernel calls add up to."""
 
+from itertools import product
 from random import Random
 
 import numpy as np
@@ -75,7 +76,8 @@ def test_recipes_of_gated_mlps_cost_what_their_lowerings_add_up_to_on_a_chip(exp
     for draw in draws[:30]:  # whole experts in int8, or few would fuse
         for expert in random.sample(range(8), 4):
             for layer in ("gate", "up", "down"):
-                draw |= {f"precision/experts.{expert}.{layer}": 1, f"rank/experts.{expert}.{layer}": 0}
+                name = f"experts.{expert}.{layer}"
+                draw |= {f"precision/{name}": 1, f"rank/{name}": 0, f"pattern/{name}": 0}
     model, expected = CHIP.latency, []
     for draw in draws:
         calls = CHIP.lower(experts.graph, experts.decode(draw))
@@ -90,7 +92,8 @@ def test_recipes_of_gated_mlps_cost_what_their_lowerings_add_up_to_on_a_chip(exp
 def test_a_gated_mlp_is_priced_by_the_choices_of_its_own_layers_and_of_nothing_else(experts):
     table = call_table(experts, CHIP, experts.graph.by_name["experts_3_gate"])
     asked = {name for answers in table for name, _ in answers}
-    mine = {f"{kind}/experts.3.{layer}" for kind in ("precision", "rank") for layer in ("gate", "up", "down")}
+    kinds, layers = ("precision", "rank", "pattern"), ("gate", "up", "down")
+    mine = {f"{kind}/experts.3.{layer}" for kind, layer in product(kinds, layers)}
     assert asked == mine
     fused = [answers for answers, calls in table.items() if isinstance(calls[0].kernel, GatedMlpKernel)]
     assert [dict(answers) for answers in fused] == [{name: int(name.startswith("precision")) for name in mine}]
