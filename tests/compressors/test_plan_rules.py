@@ -29,6 +29,12 @@ class WritesWhatIsRead(nn.Module):
         return (self.conv(torch.relu_(features)) + features).mean((2, 3))
 
 
+class WritesBesideAReader(WritesWhatIsRead):
+    def forward(self, images):
+        features = self.stem(images)
+        return (self.conv(nn.functional.relu(features, inplace=True)) + features).mean((2, 3))
+
+
 class NormTwice(nn.Module):
     def __init__(self):
         super().__init__()
@@ -77,6 +83,7 @@ REFUSED = {
     CountsChannels: "its calls depend on how many channels its layers have",
     CalledTwice: "conv is called 2 times",
     WritesWhatIsRead: "relu_ writes in place",
+    WritesBesideAReader: "relu writes in place what is read elsewhere",
     NormTwice: "second is folded into what is itself folded",
     NoStatistics: "join keeps no statistics",
 }
