@@ -99,6 +99,14 @@ def test_every_proposal_says_who_made_it():
     assert names <= {EXACT_SOLVE, SOLVED_AGAIN, "change one", "change a segment", "trade"}
 
 
+def test_the_ladder_is_solved_again_for_every_other_proposal_once_as_many_more_recipes_are_scored():
+    guide, solved = guide_of(), []
+    for count in (7, 8, 9, 15, 16, 17):
+        propose(random_history(count), guide)
+        solved.append(len(guide.solved_again))
+    assert solved == [0, 0, 1, 1, 1, 2]
+
+
 def test_recipes_of_a_batch_are_believed_to_score_as_predicted_so_that_the_next_one_is_another():
     history, batch = random_history(12), []
     for _ in range(4):
