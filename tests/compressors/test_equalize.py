@@ -22,10 +22,24 @@ def ranges(first, second):
     return first.weight.abs().flatten(1).amax(1), read.abs().flatten(1).amax(1)
 
 
+class Call(nn.Module):
+    """A function in place of a module."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, values):
+        return self.function(values)
+
+
+RELUS = [nn.ReLU(), Call(torch.relu), Call(nn.functional.relu), Call(lambda values: values.relu())]
+
+
 @pytest.mark.parametrize(
     ("network", "shape"),
     [
-        (nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)), (4, 3, 9, 9)),
+        *((nn.Sequential(nn.Conv2d(3, 8, 3), relu, nn.Conv2d(8, 4, 3)), (4, 3, 9, 9)) for relu in RELUS),
         (nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.Conv2d(8, 8, 3, groups=8)), (4, 3, 9, 9)),
         (nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2)), (4, 3)),
     ],
