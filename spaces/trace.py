@@ -93,12 +93,16 @@ def symbolic_trace(model: nn.Module) -> fx.GraphModule:
 
 
 def trace(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> LayerGraph:
-    """Return the network's layers, operations and channel groups; raises InputError where it has no layer."""
+    """Return the network's layers, operations and channel groups.
+
+    Raises InputError where it has no layer, or gives a module of a known kind its input by name.
+    """
     traced = symbolic_trace(model)
     shapes = _Shapes(traced)
     with torch.no_grad():
         shapes.run(*example_inputs)
     modules = dict(traced.named_modules())
+    _check_inputs(traced, modules)
     steps = (node for node in traced.graph.nodes if node.op not in ("output", "get_attr"))
     nodes = [node for node in steps if _kind(node, modules) != "identity"]
     operations = tuple(_operation(node, modules, shapes.of) for node in nodes)
@@ -115,6 +119,13 @@ def trace(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> LayerGraph:
     fixed |= dict.fromkeys(_layers_behind(outputs, modules), "its channels are the network's outputs")
     groups = find_channel_groups(model, example_inputs, layers, fixed)
     return LayerGraph(layers, operations, try_removals(model, example_inputs, groups), _enclosed(nodes, modules))
+
+
+def _check_inputs(traced: fx.GraphModule, modules: dict[str, nn.Module]) -> None:
+    # Hooks and rewritten graphs read the first argument.
+    for node in traced.graph.nodes:
+        if node.op == "call_module" and type(modules[str(node.target)]) in _MODULE_KINDS and not node.args:
+            raise InputError(f"modules must be given their inputs by position, but {node.target} is given it by name")
 
 
 class _Shapes(fx.Interpreter):
