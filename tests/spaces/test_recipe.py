@@ -205,9 +205,12 @@ def test_the_ends_of_every_range_of_the_finetuning_are_allowed(settings):
         (Finetune(0), "`1 <= epochs <= 10000` must hold, whole, but finetune has epochs=0"),
         (Finetune(1.5), "`1 <= epochs <= 10000` must hold, whole, but finetune has epochs=1.5"),
         (Finetune(10_001), "`1 <= epochs <= 10000` must hold, whole, but finetune has epochs=10001"),
-        (
-            Finetune(1, batches_per_epoch=0),
-            "`batches_per_epoch >= 1` must hold, whole, but finetune has batches_per_epoch=0",
+        *(
+            (
+                Finetune(1, batches_per_epoch=count),
+                f"`batches_per_epoch >= 1` must hold, whole, but finetune has batches_per_epoch={count}",
+            )
+            for count in (0, 2.5)
         ),
         (
             Finetune(1, quantization_aware="yes"),

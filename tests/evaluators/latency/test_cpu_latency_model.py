@@ -122,7 +122,7 @@ def test_a_poor_fit_says_so_and_what_to_do(table, mean_error, advises):
 
 
 def test_the_model_adds_nodes_and_the_network_by_hand(table):
-    model = CpuLatencyModel(table, Coefficients(**TRUE, networks=0, mean_error=0))
+    model = CpuLatencyModel(table, Coefficients(**TRUE, networks=0, mean_error=0, untouched_ms=4.0))
     calls = [
         call(compute(300, "int8")),
         call(compute(300, "bfloat16")),
@@ -138,3 +138,4 @@ def test_the_model_adds_nodes_and_the_network_by_hand(table):
     ]
     assert model.total_ms(calls) == pytest.approx(1e3 * (3e-5 + sum(seconds)))
     assert model.total_ms([]) == pytest.approx(0.03)
+    assert model.untouched_ms == 4.0

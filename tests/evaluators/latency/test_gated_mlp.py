@@ -88,6 +88,16 @@ def test_three_int8_layers_become_one_call():
     assert (fused.owner, fused.fused) == ("gate", ("up", "silu", "mul", "down"))
 
 
+def test_what_the_fused_kernel_gives_is_converted_for_an_int8_layer_behind_it():
+    graph = graph_of(nn.Sequential(Gated(), nn.Linear(64, 8, bias=False)))
+    calls = ChipTarget("ascend_910b2", batch=16).lower(graph, Recipe(dict.fromkeys(graph.layers, INT8)))
+    _, fused, convert, last = (it.kernel for it in calls)
+    assert isinstance(fused, GatedMlpKernel)
+    # Read as float16, written as int8.
+    assert convert == MemoryKernel("convert", 16 * 64 * (2 + 1))
+    assert (last.precision, last.in_channels) == ("int8", 64)
+
+
 @pytest.mark.parametrize("layer", LAYERS)
 @pytest.mark.parametrize(
     ("choice", "reason"),
