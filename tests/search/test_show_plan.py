@@ -52,19 +52,19 @@ def test_the_waterfall_adds_up_to_the_modelled_latency(recipe):
 
 def test_a_waterfall_by_hand():
     calls = (KernelCall(MemoryKernel("round", 2000), "images"), KernelCall(MemoryKernel("add", 8000), "sum", (), "why"))
-    prices = (Price(1e-3, "", "fitted"), Price(3e-3, "memory", "model"))
+    prices = (Price(1e-3, "memory", "fitted"), Price(3e-3, "", "kernel times"))
     planned = tuple(PlannedCall(*it) for it in zip(calls, prices, (0.0, 1.0), strict=True))
     plan = Plan(planned, overhead_ms=1.0, basis="by hand", left_out={})
     header, *rows = waterfall(plan)
     assert header.split() == ["start", "ms", "ms", "share", "bound", "by", "call"]
     # Of 24 characters 4.8 are a millisecond's.
     assert [row.split(maxsplit=5) for row in rows[:2]] == [
-        ["0.0000", "1.0000", "20.0%", 4 * "#", "-", "images: round, 2 KB"],
-        ["1.0000", "3.0000", "60.0%", 15 * "#", "memory", "sum: add, 8 KB (why)"],
+        ["0.0000", "1.0000", "20.0%", 4 * "#", "memory", "images: round, 2 KB"],
+        ["1.0000", "3.0000", "60.0%", 15 * "#", "-", "sum: add, 8 KB (why)"],
     ]
     assert rows[1].index("#") - rows[0].index("#") == 4
     assert rows[2].split(maxsplit=3) == ["1.0000", "20.0%", "-", "whatever the calls are"]
-    assert bounds(plan) == "bound by      memory 60%, not known 20%"
+    assert bounds(plan) == "bound by      not known 60%, memory 20%"
 
 
 def test_every_call_has_a_line_with_its_share_its_bound_and_what_fused_or_why_not(recipe):
