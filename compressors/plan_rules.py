@@ -38,7 +38,7 @@ def folds(node: fx.Node, traced: fx.GraphModule) -> bool:
 
 
 def _broken_rules(traced: fx.GraphModule) -> Iterator[str]:
-    rules: tuple[Rule, ...] = (_plain_input, _exact_kind, _one_input, _own_statistics, _one_fold, _in_place)
+    rules: tuple[Rule, ...] = (_plain_input, _exact_kind, _own_statistics, _one_fold, _in_place)
     for node in traced.graph.nodes:
         yield from (f"{node.name} {reason}" for rule in rules if (reason := rule(node, traced)))
     calls = Counter(str(node.target) for node in traced.graph.nodes if _is_weighted(node, traced))
@@ -84,12 +84,6 @@ def _exact_kind(node: fx.Node, traced: fx.GraphModule) -> str | None:
         return f"is a {type(module).__name__}, which may do more than the layer that it derives from"
     hooked = module._forward_hooks or module._forward_pre_hooks
     return "has hooks" if hooked else None
-
-
-def _one_input(node: fx.Node, traced: fx.GraphModule) -> str | None:
-    given = (*node.args, *node.kwargs.values())
-    positional = len(node.args) == len(given) == len(node.all_input_nodes) == 1
-    return None if positional or not _is_weighted(node, traced) else "must take one positional input"
 
 
 def _own_statistics(node: fx.Node, traced: fx.GraphModule) -> str | None:

@@ -62,8 +62,6 @@ def bytes_of(value: Any) -> int:
         return sum(map(bytes_of, (*value.parameters(), *value.buffers())))
     if isinstance(value, tuple):
         return sum(map(bytes_of, value))
-    if value is None or isinstance(value, float):
-        return 0
     if is_dataclass(value):
         return sum(bytes_of(getattr(value, item.name)) for item in fields(value))
     return 0

@@ -35,7 +35,8 @@ def fused_mlp(
     Source: hicann/ascend-transformer-boost, src/kernels/mixkernels/gmm_deq_swiglu_quant_gmm_deq.
     """
     check_arguments(x1, weight1, scale1, per_token_scale1, weight2, per_channel_scale2, group_list)
-    _check_tile_or_none(tile, scale1.shape[-1])
+    if tile is not None:
+        _check_tile("weight1", scale1.shape[-1], tile)
     out = torch.zeros(x1.shape[0], weight2.shape[1], dtype=torch.float16, device=x1.device)
     for part in row_groups(group_list):
         acc1 = exact_matmul(x1[part.rows], weight1[part.group])
@@ -128,11 +129,6 @@ def deinterleave(columns: Tensor, tile: int) -> Tensor:
 def _swap_blocks(columns: Tensor, outer: int, inner: int, width: int) -> Tensor:
     """Order columns stored as (outer, inner, width) blocks by (inner, outer, width)."""
     return columns.reshape(*columns.shape[:-1], outer, inner, width).swapaxes(-3, -2).reshape(columns.shape)
-
-
-def _check_tile_or_none(tile: int | None, column_count: int) -> None:
-    if tile is not None:
-        _check_tile("weight1", column_count, tile)
 
 
 def _check_tile(name: str, column_count: int, tile: int) -> None:

@@ -27,7 +27,7 @@ def _accuracy_won(recipe: Recipe, scoring: Scoring) -> dict[str, float]:
     before = full.score(recipe).accuracy_search
     won: dict[str, float] = {}
     for name, layers in _owners(scoring).items():
-        if any(replace(recipe.layers[layer], fallback=None) != LayerRecipe() for layer in layers):
+        if any(recipe.layers[layer] != LayerRecipe() for layer in layers):
             relaxed = dict(recipe.layers) | {layer: LayerRecipe() for layer in layers}
             won[name] = full.score(Recipe(relaxed)).accuracy_search - before
     return won

@@ -70,7 +70,7 @@ def run_solve_job(job: SolveJob) -> None:
     solver = open_solver(job.run, job.searched.task, job.settings, job.searched.target, job.target)
     ladder, best = solver.ladder(job.steps), solver.best()
     # Those of another budget, of which there may be more.
-    for older in [*job.out.glob("step-[0-9][0-9].yaml")]:
+    for older in [*job.out.glob("step-*.yaml")]:
         older.unlink()
     for index, step in enumerate(ladder):
         step.recipe.save(job.out / f"step-{index:02d}.yaml")

@@ -109,7 +109,7 @@ class ResultMaker:
     def _explain(self, finalists: Sequence[Finalist], best: Finalist) -> Explanation:
         """Return why the budget was not met, from all that was measured and modelled."""
         named = dict(reversed(self._originals.items()))
-        original = [*named.values()][-1].accuracy_test
+        original = self.measured["baseline"].accuracy_test
         named |= {f"recipe {it.recipe.key[:8]}": it.measured for it in finalists}
         known = {name: measured_costs(name, it, original) for name, it in named.items()}
         for it in self._candidates:

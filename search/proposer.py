@@ -140,8 +140,7 @@ class Proposer:
     def _gains(self, rungs: Rungs, history: History, prediction: Prediction, front: Costs) -> Costs:
         """Return shape (recipes,): what each is expected to add to the front, -1 for those that were tried."""
         gains, untried = np.full(len(rungs), -1.0), ~history.holds(rungs)
-        if untried.any():
-            gains[untried] = self._improvement(rungs[untried], prediction, front)
+        gains[untried] = self._improvement(rungs[untried], prediction, front)
         return gains
 
     def _improvement(self, rungs: Rungs, prediction: Prediction, front: Costs) -> Costs:

@@ -11,9 +11,7 @@ from gulliver.evaluators.accuracy import check_task, score
 from gulliver.evaluators.latency.price_tables import call_tables, price
 from gulliver.evaluators.latency.target import Target
 from gulliver.search.bench import Bench, make_bench
-from gulliver.search.finalists import (
-    Exported,
-)
+from gulliver.search.finalists import Exported
 from gulliver.search.guide import Guide
 from gulliver.search.incumbents import Incumbents, samples_saved
 from gulliver.search.journal import Journal
@@ -35,10 +33,7 @@ from gulliver.search.run_directory import FIT_FILE, RunDirectory, settings_recor
 from gulliver.search.scoring import Scoring
 from gulliver.search.sensitivity import measure_sensitivities
 from gulliver.search.sensitivity_report import FILES as SENSITIVITY_FILES
-from gulliver.search.sensitivity_report import (
-    save_sensitivities,
-    write_sensitivities,
-)
+from gulliver.search.sensitivity_report import save_sensitivities, write_sensitivities
 from gulliver.search.settings import SearchSettings
 from gulliver.search.study import STUDY_FILE, Candidate, Study, open_study
 from gulliver.search.task_record import task_record

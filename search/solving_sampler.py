@@ -52,8 +52,6 @@ class SolvingSampler(optuna.samplers.BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """Return the proposed rung of every variable, and note on the trial who proposed it."""
-        if "fixed_params" in trial.system_attrs:
-            return {}
         guide = self._proposer.guide
         history, exact_before = _tried(study.get_trials(deepcopy=False)[: trial.number], study, guide)
         rungs, name = self._proposer.propose(history, exact_before, np.random.default_rng(self._seed))

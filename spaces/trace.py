@@ -93,12 +93,16 @@ def symbolic_trace(model: nn.Module) -> fx.GraphModule:
 
 
 def trace(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> LayerGraph:
-    """Return the network's layers, operations and channel groups; raises InputError where it has no layer."""
+    """Return the network's layers, operations and channel groups.
+
+    Raises InputError where it has no layer, or gives a module of a known kind its input by name.
+    """
     traced = symbolic_trace(model)
     shapes = _Shapes(traced)
     with torch.no_grad():
         shapes.run(*example_inputs)
     modules = dict(traced.named_modules())
+    _check_inputs(traced, modules)
     steps = (node for node in traced.graph.nodes if node.op not in ("output", "get_attr"))
     nodes = [node for node in steps if _kind(node, modules) != "identity"]
     operations = tuple(_operation(node, modules, shapes.of) for node in nodes)
@@ -115,6 +119,13 @@ def trace(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> LayerGraph:
     fixed |= dict.fromkeys(_layers_behind(outputs, modules), "its channels are the network's outputs")
     groups = find_channel_groups(model, example_inputs, layers, fixed)
     return LayerGraph(layers, operations, try_removals(model, example_inputs, groups), _enclosed(nodes, modules))
+
+
+def _check_inputs(traced: fx.GraphModule, modules: dict[str, nn.Module]) -> None:
+    # Hooks and rewritten graphs read the first argument.
+    for node in traced.graph.nodes:
+        if node.op == "call_module" and type(modules[str(node.target)]) in _MODULE_KINDS and not node.args:
+            raise InputError(f"modules must be given their inputs by position, but {node.target} is given it by name")
 
 
 class _Shapes(fx.Interpreter):
@@ -181,29 +192,34 @@ def _through_identities(node: fx.Node, modules: dict[str, nn.Module]) -> fx.Node
 
 def _layer(node: fx.Node, modules: dict[str, nn.Module], shapes: dict[fx.Node, tuple[int, ...]]) -> Layer:
     name = str(node.target)
-    module = modules[name]
-    batch_norms = [str(user.target) for user in node.users if _kind(user, modules) == "batch_norm"]
-    batch_norm = batch_norms[0] if len(node.users) == 1 and batch_norms else None
-    ends: dict[str, Any] = {"input_shape": shapes[node.all_input_nodes[0]], "output_shape": shapes[node]}
-    if isinstance(module, nn.Linear):
-        sides: dict[str, Any] = {"in_channels": module.in_features, "out_channels": module.out_features}
-        window: dict[str, Any] = dict.fromkeys(("kernel_size", "stride", "padding", "dilation"), ())
-        window["groups"] = 1
-    else:
-        assert isinstance(module, nn.Conv1d | nn.Conv2d)
-        sides = {"in_channels": module.in_channels, "out_channels": module.out_channels}
-        window = {key: getattr(module, key) for key in ("kernel_size", "stride", "dilation", "groups")}
-        window["padding"] = _padding(module)
-    kind = LAYER_KINDS[type(module)]
+    module: Any = modules[name]
+    is_linear = isinstance(module, nn.Linear)
     return Layer(
         name=name,
-        kind=kind,
+        kind=LAYER_KINDS[type(module)],
+        in_channels=module.in_features if is_linear else module.in_channels,
+        out_channels=module.out_features if is_linear else module.out_channels,
+        **_window(module),
         has_bias=module.bias is not None,
-        batch_norm=batch_norm,
-        **sides,
-        **window,
-        **ends,
+        input_shape=shapes[node.all_input_nodes[0]],
+        output_shape=shapes[node],
+        batch_norm=_batch_norm_of(node, modules),
     )
+
+
+def _batch_norm_of(node: fx.Node, modules: dict[str, nn.Module]) -> str | None:
+    """Return the name of the batch norm that alone reads the layer, None where there is none."""
+    names = [str(user.target) for user in node.users if _kind(user, modules) == "batch_norm"]
+    return names[0] if len(node.users) == 1 and names else None
+
+
+def _window(module: nn.Module) -> dict[str, Any]:
+    """Return the layer's kernel size, stride, padding, dilation and groups: all empty and one in a linear layer."""
+    if isinstance(module, nn.Linear):
+        return {**dict.fromkeys(("kernel_size", "stride", "padding", "dilation"), ()), "groups": 1}
+    assert isinstance(module, nn.Conv1d | nn.Conv2d)
+    window = {key: getattr(module, key) for key in ("kernel_size", "stride", "dilation", "groups")}
+    return {**window, "padding": _padding(module)}
 
 
 def _padding(module: nn.Conv1d | nn.Conv2d) -> tuple[int, ...]:

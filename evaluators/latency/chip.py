@@ -82,11 +82,6 @@ class Chip:
             raise InputError(f"{self.name} has no matrix multiplication in {precision}")
         return rate
 
-    @property
-    def int8_operations_per_s(self) -> float:
-        """Return the peak rate of int8 multiplications and additions, counted apart."""
-        return 2 * self.matrix_cores * self.int8_macs_per_cycle * self.clock_hz
-
 
 def chip_names() -> list[str]:
     """Return the names of the chips that have a file, sorted."""

@@ -5,15 +5,13 @@ runs as one call of the fused kernel (fused_mlp/reference.py); one layer in floa
 a bias, and all of them run by themselves and what lies between them goes through memory.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-import numpy as np
 from gulliver.evaluators.latency.kernel import ComputeKernel, GatedMlpKernel, KernelCall, MemoryKernel
 from gulliver.evaluators.latency.target import OperationLowering
 from gulliver.spaces.choices import Choices
 from gulliver.spaces.layer_graph import LayerGraph, Operation
-from gulliver.tasks.errors import InputError
 
 # From the gate to the last layer: silu, product, down.
 _LONGEST_WAY = 3
@@ -136,19 +134,3 @@ class GatedMlpFusion:
 
 def _joined(note: str, reason: str) -> str:
     return f"{note}; {reason}" if note else reason
-
-
-def expert_rows(tokens: int, top_k: int, shares: Sequence[float]) -> tuple[int, ...]:
-    """Return each expert's rows, where every token goes to `top_k` of them and expert e takes `shares[e]` of all.
-
-    Rows are whole and add up to tokens * top_k: the largest remainders are rounded up. Raises InputError for shares
-    that are negative or all zero.
-    """
-    weights = np.array(shares, dtype=float)
-    if not len(weights) or weights.min() < 0 or weights.sum() <= 0:
-        raise InputError(f"shares must be at least 0, and one more than that, but are {tuple(shares)}")
-    exact = tokens * top_k * weights / weights.sum()
-    rows = np.floor(exact).astype(int)
-    missing = tokens * top_k - int(rows.sum())
-    rows[np.argsort(rows - exact, kind="stable")[:missing]] += 1
-    return tuple(int(count) for count in rows)

@@ -106,11 +106,6 @@ class GatedMlpKernel:
         return self.hidden_channels * (2 * self.in_channels + self.out_channels)
 
     @property
-    def macs(self) -> int:
-        """Return the multiply-accumulates of one call."""
-        return sum(self.group_rows) * self.weight_count
-
-    @property
     def bytes_moved(self) -> int:
         """Return the bytes of int8 weights of groups with rows, int8 inputs and float16 results."""
         used = sum(rows > 0 for rows in self.group_rows)

@@ -3,7 +3,7 @@ from functools import partial
 
 import pytest
 import torch
-from gulliver.compressors.calibrators import CALIBRATORS, Histogram, fit_grid
+from gulliver.compressors.calibrators import CALIBRATORS, Histogram, calibrated_range, fit_grid
 from gulliver.compressors.quantize import quantize
 from gulliver.spaces import recipe as recipes
 from torch import nn
@@ -51,6 +51,20 @@ def test_rounding_is_that_of_torch():
             values, grid.scale, grid.zero_point, grid.lowest_level, grid.highest_level
         )
         torch.testing.assert_close(grid.rounded(values), by_torch)
+
+
+def test_a_choices_own_calibrator_bits_and_symmetry_make_its_range(gaussian):
+    for name, calibrator in CALIBRATORS.items():
+        choice = recipes.Quantize(8, 4, name, symmetric=False)
+        assert calibrated_range(gaussian, choice) == calibrator(gaussian, partial(FOUR_BITS, symmetric=False))
+
+
+@pytest.mark.parametrize("extremes", [(-math.inf, 3.0), (0.0, math.inf), (math.nan, 1.0)])
+def test_a_range_that_has_no_bins_is_that_of_the_extremes(extremes):
+    histogram = Histogram.empty(*extremes)
+    histogram.add(torch.ones(3))
+    found = calibrated_range(histogram, recipes.Quantize(calibrator="mse"))
+    assert found == pytest.approx(extremes, nan_ok=True)
 
 
 def test_extremes_are_kept():

@@ -100,6 +100,19 @@ def test_recovery_brings_a_thinned_network_nearer_to_the_original(originals):
     assert distance(compress(original, recipe, recovery=Recovery(steps=30))) < distance(compress(original, recipe))
 
 
+def test_each_stage_of_the_finetuning_is_heard_of_and_has_a_checkpoint_of_its_own(network_task, tmp_path):
+    layers = [nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)]
+    task, heard = network_task(nn.Sequential(*layers)), []
+    task.training = lambda epoch: task.calibration()
+    choices = {"0": LayerRecipe(None, Decompose(4), Quantize()), "5": LayerRecipe(quantize=Quantize())}
+    recipe = Recipe(choices, Finetune(1, quantization_aware=True))
+    compress(
+        read_original(task), recipe, checkpoints=tmp_path, watch=lambda stage, epoch, _: heard.append((stage, epoch))
+    )
+    assert heard == [(stage, epoch) for stage in ("fine-tuning", "quantization-aware training") for epoch in (0, 1)]
+    assert {it.name for it in tmp_path.iterdir()} == {"thinned.pt", "rounded.pt"}
+
+
 def test_a_recipe_for_another_network_is_refused(originals):
     original = originals["residual"]
     recipe = Recipe({name: LayerRecipe() for name in original.graph.layers}, found_for=FoundFor(network="f00d"))

@@ -56,7 +56,7 @@ def test_logits_of_each_pixel_are_compared_along_the_classes_that_the_task_names
 def test_values_are_compared_by_their_error_relative_to_their_variance():
     # The values 0 and 4 have a variance of 4.
     wanted = torch.tensor([[0.0], [4.0]])
-    assert distance(wanted + 3, wanted) == pytest.approx(math.log(1 + 9 / 4))
+    assert distance(2 * wanted + 3, wanted) == pytest.approx(math.log(1 + (3**2 + 7**2) / 2 / 4))
     assert distance(torch.zeros(8, 4) + 1, torch.zeros(8, 4), saying(None)) > 20, "values without variance agree"
 
 

@@ -16,7 +16,7 @@ def mean_squared_change(outputs, change, classes, draws=400):
     return torch.stack(squares).mean().item()
 
 
-@pytest.mark.parametrize(("shape", "classes"), [((64, 5), 1), ((64, 4, 5), 2), ((64, 5, 4), 1)])
+@pytest.mark.parametrize(("shape", "classes"), [((64, 5), 1), ((64, 4, 5), 2), ((64, 5, 4), 1), ((64, 5, 2, 2), 1)])
 def test_for_logits_it_is_twice_the_mean_divergence_that_a_small_change_makes(shape, classes):
     torch.manual_seed(0)
     outputs, change = torch.randn(shape), 0.01 * torch.randn(shape)

@@ -148,6 +148,15 @@ def test_linear_layers_in_a_row_give_the_simulated_outputs_at_small_batches_too(
     assert (255 * (given - wanted).abs() / wanted.abs().max()).max() <= 3
 
 
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_bias_is_given_to_a_small_product_that_has_none(bias):
+    network = nn.Sequential(nn.Linear(64, 64, bias=bias), nn.ReLU(), nn.Linear(64, 64)).eval()
+    choice, inputs = LayerRecipe(quantize=Quantize()), torch.randn(4, 64)
+    model = quantize(network, Recipe({"0": choice, "2": choice}), [(inputs,)])
+    operations = to_openvino(model, (inputs,), 4).get_ordered_ops()
+    assert sum(it.get_type_name() == "Add" for it in operations) == 2
+
+
 class SwiGlu(nn.Module):
     def __init__(self):
         super().__init__()

@@ -29,6 +29,22 @@ class WritesWhatIsRead(nn.Module):
         return (self.conv(torch.relu_(features)) + features).mean((2, 3))
 
 
+class WritesBesideAReader(WritesWhatIsRead):
+    def forward(self, images):
+        features = self.stem(images)
+        return (self.conv(nn.functional.relu(features, inplace=True)) + features).mean((2, 3))
+
+
+class WritesByMethod(WritesWhatIsRead):
+    def forward(self, images):
+        return self.conv(self.stem(images).relu_()).mean((2, 3))
+
+
+class AnyNumber(WritesWhatIsRead):
+    def forward(self, *images):
+        return self.conv(torch.relu(self.stem(images[0]))).mean((2, 3))
+
+
 class NormTwice(nn.Module):
     def __init__(self):
         super().__init__()
@@ -77,6 +93,9 @@ REFUSED = {
     CountsChannels: "its calls depend on how many channels its layers have",
     CalledTwice: "conv is called 2 times",
     WritesWhatIsRead: "relu_ writes in place",
+    WritesByMethod: "relu_ writes in place",
+    AnyNumber: "_images takes any number of inputs",
+    WritesBesideAReader: "relu writes in place what is read elsewhere",
     NormTwice: "second is folded into what is itself folded",
     NoStatistics: "join keeps no statistics",
 }

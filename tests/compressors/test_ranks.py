@@ -30,6 +30,14 @@ def test_the_rank_of_a_matrix_under_noise_is_found(rank, shape):
     assert noise_free_rank(1e-3 * noisy) == rank
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_a_faint_signal_is_found_too(seed):
+    # Noise alone reaches singular values of sqrt(60) + sqrt(100) = 17.7, the last of this signal 20.7 to 23.8.
+    generator = torch.Generator().manual_seed(seed)
+    signal = torch.randn(60, 5, generator=generator) @ torch.randn(5, 100, generator=generator)
+    assert noise_free_rank(0.3 * signal + torch.randn(60, 100, generator=generator)) == 5
+
+
 def test_suggested_ranks_come_in_multiples():
     layer = nn.Linear(40, 30)
     with torch.no_grad():

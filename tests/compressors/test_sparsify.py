@@ -107,6 +107,15 @@ def test_channels_are_ranked_by_the_norm_of_their_weights():
     assert ranking["1"] == (2, 0, 1, 3)
 
 
+def test_the_norm_is_that_of_squares():
+    # Sums of magnitudes, squares and cubes order these in three ways: (3, 4.4, 4), (9, 9.68, 8) and (27, 21.3, 16).
+    network = nn.Sequential(nn.Linear(2, 3, bias=False), nn.Linear(3, 1, bias=False)).eval()
+    with torch.no_grad():
+        network[0].weight.copy_(torch.tensor([[3.0, 0.0], [2.2, 2.2], [2.0, 2.0]]))
+        network[1].weight.zero_()
+    assert rank_channels(network, (torch.zeros(1, 2),))["0"] == (2, 0, 1)
+
+
 def test_tied_layers_with_different_ratios_are_refused(originals):
     original = originals["residual"]
     recipe = recipe_of(original.graph, 0.5)

@@ -14,10 +14,11 @@ ENTRY = ENTRY_BYTES + 400
 
 
 def test_what_was_not_asked_for_longest_makes_room():
-    store = Store(3 * ENTRY)
-    for key in "abc":
+    store, first = Store(3 * ENTRY), tensor(100)
+    store.put("a", first)
+    for key in "bc":
         store.put(key, tensor(100))
-    assert store["a"] is store.get_or_make("a", lambda: tensor(1))
+    assert store["a"] is store.get_or_make("a", lambda: tensor(1)) is first
     store.put("d", tensor(100))
     assert [key in store for key in "abcd"] == [True, False, True, True]
     assert store.used_bytes == 3 * ENTRY

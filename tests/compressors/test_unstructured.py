@@ -37,6 +37,19 @@ def test_the_share_of_weights_is_zero_and_outputs_stay_nearer_than_by_magnitude(
     assert error < other if ratio else error <= 1e-6 * wanted.square().sum()
 
 
+def test_layers_that_ask_for_something_else_are_left_as_they_are():
+    network = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 4))
+    before = copy.deepcopy(network)
+    asked = {"0": Sparsify(0.5), "1": None, "2": Sparsify(0.5, "unstructured")}
+    recipe = Recipe({name: LayerRecipe(it) for name, it in asked.items()})
+    assert sparsify_anywhere(network, recipe, [(torch.randn(16, 8),)]) is network
+    assert [torch.equal(now.weight, was.weight) for now, was in zip(network, before, strict=True)] == [
+        True,
+        True,
+        False,
+    ]
+
+
 def test_no_channel_is_removed_and_zeros_outlast_rounding(originals):
     original = originals["residual"]
     choice = LayerRecipe(Sparsify(0.6, "unstructured"), None, Quantize(4, 8, rounding="gptq"))

@@ -5,7 +5,14 @@ import torch
 from gulliver.compressors.candidates import Candidates
 from gulliver.compressors.compress import compress, read_original
 from gulliver.compressors.finetune import Recovery
-from gulliver.evaluators.accuracy import Accuracy, expected_scores, score
+from gulliver.evaluators.accuracy import (
+    Accuracy,
+    check_task,
+    expected_scores,
+    paired_standard_error,
+    sample_scores,
+    score,
+)
 from gulliver.spaces.recipe import Decompose, LayerRecipe, Quantize, Recipe, Sparsify
 from gulliver.tasks.digits_cnn import DigitsCNN
 from gulliver.tasks.errors import InputError
@@ -74,9 +81,38 @@ def test_a_metric_is_taken_as_it_is():
     assert score(Metric(), None, "test") == 32.0
 
 
-def test_an_empty_split_is_refused():
+def test_an_empty_split_is_refused_and_one_sample_is_enough():
     with pytest.raises(InputError, match=r"^the test split of task given must have a sample, but has 0$"):
         score(Scores([]), None, "test")
+    assert score(Scores([0.25]), None, "test") == 0.25
+
+
+def test_samples_are_scored_from_one_to_another_or_to_the_last_where_the_metric_is_their_mean():
+    task = Scores([0.5, 1.0, 0.0, 0.25])
+    assert sample_scores(task, None, "search", 1, 3).tolist() == [1.0, 0.0]
+    assert sample_scores(task, None, "search", 1).tolist() == [1.0, 0.0, 0.25]
+    assert sample_scores(Metric(), None, "search") is None
+
+
+def test_the_standard_error_of_a_lost_mean_is_that_of_the_differences():
+    # Differences of 1, 0 and 1 have a variance of 1/3, and their mean a third of that.
+    scores, others = torch.tensor([3.0, 1.0, 2.0]), torch.tensor([2.0, 1.0, 1.0])
+    assert paired_standard_error(scores, others) == pytest.approx(1 / 3)
+    assert paired_standard_error(scores[:1], others[:1]) == 0.0
+    assert paired_standard_error(None, others) == paired_standard_error(scores, None) == 0.0
+
+
+def test_a_task_that_cannot_be_scored_is_refused():
+    class Unscored:
+        name = "mute"
+        model, example_inputs, calibration = None, (), list
+
+    with pytest.raises(
+        InputError, match=r"^the task mute must have `size` and `scores`, or `metric`, to be scored by$"
+    ):
+        check_task(Unscored())
+    for task in (Scores([1.0]), Metric()):
+        check_task(task)
 
 
 def test_accuracy_is_the_score_of_the_compressed_network_on_the_search_split(digits_original):

@@ -152,6 +152,20 @@ def test_a_recipe_that_changes_nothing_costs_nothing():
     assert taylor_losses(original, [recipe_of(original, {})], 10) == [0.0]
 
 
+def test_a_layer_that_nothing_reads_costs_nothing():
+    class Unread(Classifier):
+        def __init__(self):
+            super().__init__()
+            self.spare = nn.Linear(6, 2)
+
+        def forward(self, values):
+            self.spare(values)
+            return super().forward(values)
+
+    original = original_of(Unread(), noise(20, 6))
+    assert taylor_losses(original, [recipe_of(original, {"spare": ROUNDED})], 20) == [0.0]
+
+
 def test_several_labels_of_a_sample_count_by_their_mean_as_in_the_divergence():
     original = original_of(Classifier(), noise(SAMPLES // 4, 4, 6))
     for layers in SMALL.values():

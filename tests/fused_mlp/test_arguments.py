@@ -146,6 +146,13 @@ def test_the_kernels_for_processors_take_int8_only(make_arguments: MakeArguments
         check_weights(**weights)
 
 
+@pytest.mark.parametrize("row_counts", [[0, 3], [3, 0], [0, 0]])
+def test_groups_without_rows_and_rows_of_no_group_are_allowed(
+    row_counts: list[int], make_arguments: MakeArguments
+) -> None:
+    check_arguments(**make_arguments(row_counts, 3, 4, 6, tail=2))
+
+
 def test_the_counts_of_group_list_are_not_read_when_asked_not_to(make_arguments: MakeArguments) -> None:
     check_arguments(**{**make_arguments([2, 3], 3, 4, 6), "group_list": torch.tensor([5, 9])}, check_groups=False)
 

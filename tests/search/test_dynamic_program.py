@@ -54,6 +54,21 @@ def test_a_narrow_pass_says_by_how_much_it_may_be_wrong(knapsack, monkeypatch):
     assert any(it.lower_bound < loss - 1e-6 for it, loss in zip(narrow, losses, strict=True))
 
 
+def test_passes_are_widened_until_an_assignment_is_proven_to_be_the_best(knapsack, monkeypatch):
+    passes, label = [], module._label
+
+    def noted(steps, bounds, best_loss, width):
+        passes.append((bounds.budget_ms, width))
+        return label(steps, bounds, best_loss, width)
+
+    monkeypatch.setattr(module, "_label", noted)
+    found = dynamic_program(knapsack, (130.0, 160.0, 190.0), range(30))
+    losses = knapsack.loss_of(np.array([it.rungs for it in found]))
+    assert [it.lower_bound for it in found] == pytest.approx(losses.tolist())
+    # A bound that is of no help, or a gap that is not looked at, takes 40,000 labels for each.
+    assert passes == [(130.0, 400), (160.0, 400), (160.0, 4000), (190.0, 400), (190.0, 4000)]
+
+
 def test_layers_that_are_all_alike_are_no_harder():
     # 40 equal layers: of 3 rungs each, every mix of as many of each rung costs the same.
     loss = tuple(Factor((at,), np.array([0.0, 1.0, 3.0])) for at in range(40))

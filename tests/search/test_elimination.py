@@ -45,6 +45,12 @@ def test_a_grid_is_swept_along_its_short_side():
     assert frontier_size(tied((2,) * 24, ties), elimination_order(tied((2,) * 24, ties))) == 2**4
 
 
+def test_what_every_assignment_costs_is_a_part_of_all_completions():
+    problem = Problem(("a", "b"), (2, 3), (), (Factor((), np.array(2.0)), Factor((1,), np.array([3.0, 1.0, 2.0]))))
+    costs = completion_costs(make_steps(problem, (0, 1)), np.zeros(1), np.ones(1))
+    assert [it.tolist() for it in costs] == [[[2.0 + 1.0]], [[1.0]], [[0.0]]]
+
+
 def test_an_order_has_every_variable_once(solved):
     assert sorted(elimination_order(solved.problem)) == list(range(6))
 

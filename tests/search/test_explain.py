@@ -7,10 +7,13 @@ from gulliver.search.explain import (
     Relaxation,
     explain,
     explanation_lines,
+    modelled_costs,
     most_missed,
     smallest_relaxation,
 )
+from gulliver.search.journal import Scores
 from gulliver.search.settings import Budget
+from gulliver.search.study import Candidate
 
 BUDGET = Budget(max_drop=0.01, max_latency_ms=2.5)
 ACCURATE = Known("accurate", 0.004, 3.1234, 9000, "measured")
@@ -30,6 +33,12 @@ def test_a_limit_of_nothing_is_relaxed_last():
     slow = Known("slow", 0.0, 25.0, 9000, "measured")
     assert smallest_relaxation([FAST, slow], budget).known is slow
     assert smallest_relaxation([FAST], budget).relative == math.inf
+
+
+def test_a_candidates_latency_is_what_it_would_be_on_the_machine_as_it_is_now():
+    candidate = Candidate(7, None, Scores(0.88, latency_ms=2.0, size_bytes=9000), 0.0, "trade")
+    found = modelled_costs("it", candidate, original_accuracy=0.9, drift=1.25)
+    assert found == Known("it", pytest.approx(0.02), 2.5, 9000, "modelled, before any fine-tuning")
 
 
 def test_sizes_are_relaxed_too():

@@ -38,6 +38,16 @@ def test_each_rungs_own_loss_leaves_pairs_out(guide):
     assert LOSS[0].table.tolist() == [0.0, 0.1, 0.4], "a table of the problem was changed"
 
 
+def test_each_recipe_is_priced_once(guide, monkeypatch):
+    asked = []
+    price = Problem.latency_ms_of
+    monkeypatch.setattr(Problem, "latency_ms_of", lambda problem, rungs: asked.append(rungs) or price(problem, rungs))
+    slow, fast = [0, 0, 0], [2, 1, 1]
+    assert guide.latencies_ms_of(np.array([slow]), [b"slow"]).tolist() == [6.0]
+    assert guide.latencies_ms_of(np.array([fast, slow]), [b"fast", b"slow"]).tolist() == [2.5, 6.0]
+    assert [it.tolist() for it in asked] == [[slow], [fast]]
+
+
 def test_a_variable_without_a_slash_is_of_no_method():
     guide = Guide(Problem(("a", "b"), (2, 2), (), LATENCY[1:]), (0, 1), 1.0, 0.5, 4.0)
     assert guide.methods == ("", "")

@@ -14,6 +14,7 @@ def test_recipes_that_failed_or_are_not_scored_yet_are_held_but_not_scored():
 def test_the_first_that_was_not_tried_is_found_where_there_is_one():
     assert HISTORY.first_untried(np.array([[1, 1], [1, 2], [0, 0]])).tolist() == [1, 2]
     assert HISTORY.first_untried(HISTORY.rungs) is None
+    assert HISTORY.first_untried(HISTORY.rungs[:0]) is None
 
 
 def test_keys_do_not_depend_on_how_rungs_lie_in_memory():

@@ -3,6 +3,7 @@ from gulliver.search.journal import Journal, Scores
 
 def test_scores_survive_the_process(tmp_path):
     scores = Scores(0.9, 1.5, 1000.0, 0.2)
+    assert scores.valid
     Journal(tmp_path / "run" / "scores.jsonl").add("a", scores)
     assert Journal(tmp_path / "run" / "scores.jsonl").get("a") == scores
 

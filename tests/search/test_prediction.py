@@ -69,6 +69,7 @@ def test_relative_errors_of_drops_are_moved_into_the_losses_of_rungs():
     assert 0.06 < errors[0] < 0.1
     assert corrected.loss_of(np.zeros((1, 2), dtype=int)).tolist() == [0.0]
     assert corrected.latency_ms is problem.latency_ms
+    assert (corrected.names, corrected.sizes) == (problem.names, problem.sizes)
 
 
 def test_the_corrected_problem_does_not_depend_on_the_unit_of_losses():

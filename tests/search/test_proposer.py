@@ -3,11 +3,13 @@ import itertools
 import numpy as np
 import pytest
 from gulliver.evaluators.factors import Factor
+from gulliver.search import proposer
 from gulliver.search.guide import Guide
 from gulliver.search.history import History
 from gulliver.search.prediction import fit
 from gulliver.search.problem import Problem
 from gulliver.search.proposer import EXACT_SOLVE, SOLVED_AGAIN, Proposer
+from gulliver.search.solve import solve
 
 from benchmarks.search.chain_problem import chain_problem
 
@@ -70,6 +72,16 @@ def test_a_recipe_within_a_latency_is_about_that_fast_and_was_not_tried():
         tried = tried.followed_by(History(rungs[None], np.array([-np.inf])))
 
 
+def test_a_latency_is_solved_for_with_what_the_trials_taught_too_once_there_are_enough(monkeypatch):
+    solved = []
+    monkeypatch.setattr(
+        proposer, "solve", lambda problem, budgets_ms: solved.append(problem) or solve(problem, budgets_ms)
+    )
+    for count in (7, 8):
+        Proposer(GUIDE).within(random_history(count), 5.0)
+    assert [problem is CHAIN.known for problem in solved] == [True, True, False]
+
+
 def test_no_recipe_is_found_where_none_is_so_fast():
     assert Proposer(GUIDE).within(random_history(3), 1e-6) is None
 
@@ -97,6 +109,14 @@ def test_a_guide_that_served_another_history_gives_the_same_proposal():
 def test_every_proposal_says_who_made_it():
     names = {propose(random_history(count), seed=count)[1] for count in (1, 2, 5, 8, 13, 20, 30)}
     assert names <= {EXACT_SOLVE, SOLVED_AGAIN, "change one", "change a segment", "trade"}
+
+
+def test_the_ladder_is_solved_again_for_every_other_proposal_once_as_many_more_recipes_are_scored():
+    guide, solved = guide_of(), []
+    for count in (7, 8, 9, 15, 16, 17):
+        propose(random_history(count), guide, exact_before=4)
+        solved.append(len(guide.solved_again))
+    assert solved == [0, 0, 1, 1, 1, 2]
 
 
 def test_recipes_of_a_batch_are_believed_to_score_as_predicted_so_that_the_next_one_is_another():

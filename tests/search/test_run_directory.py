@@ -35,6 +35,8 @@ def test_a_folder_made_before_a_search_chose_calibrators_and_kinds_of_split_stil
         return settings_record({"task": "task", "network": "network"}, CpuOpenvino(), settings)
 
     older = record()
+    assert older["sampler"] == {"name": "Solve", "exact_first": 4}
+    assert (older["task"], older["network"], older["seed"]) == ("task", "network", 0)
     assert set(older["space"]) == {"bits", "max_ratio", "ranks", "keep_float", "reconstruct"}
     RunDirectory(tmp_path).claim(older)
     RunDirectory(tmp_path).claim(record(calibrators=("min_max",), decompositions=("svd",)))
@@ -55,12 +57,13 @@ def test_the_number_of_trials_may_change(tmp_path):
     assert json.loads((tmp_path / "settings.json").read_text())["trials"] == 8
 
 
-def test_seconds_of_a_phase_add_up_over_processes(tmp_path):
-    RunDirectory(tmp_path).path.mkdir(exist_ok=True)
+def test_seconds_of_a_phase_add_up_over_processes(tmp_path, monkeypatch):
+    clock = iter((10.0, 12.5, 100.0, 101.25))
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
     for _ in range(2):
         with RunDirectory(tmp_path).phase("search"):
             pass
-    assert RunDirectory(tmp_path).seconds()["search"] >= 0
+    assert RunDirectory(tmp_path).seconds() == {"search": 2.5 + 1.25}
 
 
 def test_a_finished_search_is_set_aside_and_an_unfinished_one_is_not(tmp_path):

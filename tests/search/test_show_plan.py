@@ -4,9 +4,10 @@ from gulliver.compressors.compress import read_original
 from gulliver.evaluators.latency.calibration import kernel_table
 from gulliver.evaluators.latency.chip_target import ChipTarget
 from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
+from gulliver.evaluators.latency.kernel import KernelCall, MemoryKernel, Price
 from gulliver.search.commands import run_show_job
 from gulliver.search.launch import check
-from gulliver.search.show_plan import make_plan, show_plan
+from gulliver.search.show_plan import Plan, PlannedCall, bounds, make_plan, show_plan, waterfall
 from gulliver.spaces.recipe import LayerRecipe, Quantize, Recipe, Sparsify
 from gulliver.tasks.errors import InputError
 from gulliver.tasks.moe_block import MoeBlock
@@ -47,6 +48,23 @@ def test_the_waterfall_adds_up_to_the_modelled_latency(recipe):
     ends = [it.start_ms + it.latency_ms for it in plan.calls]
     assert [it.start_ms for it in plan.calls] == pytest.approx([0.0, *ends[:-1]])
     assert ends[-1] == pytest.approx(plan.latency_ms)
+
+
+def test_a_waterfall_by_hand():
+    calls = (KernelCall(MemoryKernel("round", 2000), "images"), KernelCall(MemoryKernel("add", 8000), "sum", (), "why"))
+    prices = (Price(1e-3, "memory", "fitted"), Price(3e-3, "", "kernel times"))
+    planned = tuple(PlannedCall(*it) for it in zip(calls, prices, (0.0, 1.0), strict=True))
+    plan = Plan(planned, overhead_ms=1.0, basis="by hand", left_out={})
+    header, *rows = waterfall(plan)
+    assert header.split() == ["start", "ms", "ms", "share", "bound", "by", "call"]
+    # Of 24 characters 4.8 are a millisecond's.
+    assert [row.split(maxsplit=5) for row in rows[:2]] == [
+        ["0.0000", "1.0000", "20.0%", 4 * "#", "memory", "images: round, 2 KB"],
+        ["1.0000", "3.0000", "60.0%", 15 * "#", "-", "sum: add, 8 KB (why)"],
+    ]
+    assert rows[1].index("#") - rows[0].index("#") == 4
+    assert rows[2].split(maxsplit=3) == ["1.0000", "20.0%", "-", "whatever the calls are"]
+    assert bounds(plan) == "bound by      not known 60%, memory 20%"
 
 
 def test_every_call_has_a_line_with_its_share_its_bound_and_what_fused_or_why_not(recipe):

@@ -2,7 +2,7 @@ import re
 
 import pytest
 from gulliver.search.show_recipe import show_recipe
-from gulliver.spaces.recipe import Decompose, LayerRecipe, Quantize, Recipe, Sparsify
+from gulliver.spaces.recipe import Decompose, Finetune, FoundFor, LayerRecipe, Quantize, Recipe, Sparsify
 
 
 def test_a_line_says_what_happens_to_a_layer_and_why_it_stays_in_floating_point():
@@ -19,6 +19,22 @@ def test_a_line_says_what_happens_to_a_layer_and_why_it_stays_in_floating_point(
         "conv1        50%         16      int4      int8",
         "conv2          -  tucker2 8      int8  int8 mse",
         "linear         -          -     float     float  the search chose bfloat16",
+    ]
+
+
+def test_above_the_layers_stands_what_the_recipe_was_found_for():
+    found_for = FoundFor("f00d", "digits", "cpu", 0, {"torch": "2.13"}, {"trial": 7}, {"latency_ms": 1.23456789}, {})
+    recipe = Recipe({"layer": LayerRecipe()}, Finetune(2, optimizer="sgd"), found_for)
+    assert show_recipe(recipe).splitlines()[1:-3] == [
+        "  network    f00d",
+        "  task       digits",
+        "  target     cpu",
+        "  seed       0",
+        "  settings   trial 7",
+        "  predicted  latency_ms 1.23457",
+        "  versions   torch 2.13",
+        "  finetune   epochs 2, learning_rate 0.15, temperature 4, batches_per_epoch None, optimizer sgd, "
+        "quantization_aware False, feature_weight 0, patience None",
     ]
 
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import optuna
 import pytest
@@ -6,7 +8,7 @@ from gulliver.search.guide import Guide
 from gulliver.search.hypervolume import hypervolume
 from gulliver.search.problem import Problem
 from gulliver.search.proposer import EXACT_SOLVE, Proposer
-from gulliver.search.solving_sampler import PROPOSED_BY, SolvingSampler
+from gulliver.search.solving_sampler import PROPOSED_BY, SolvingSampler, history_of
 from optuna.trial import TrialState
 
 from benchmarks.search.chain_problem import chain_problem
@@ -116,6 +118,20 @@ def test_a_failed_trial_and_one_that_failed_before_it_was_proposed_are_no_hindra
     states = [it.state for it in search.study.trials]
     assert states.count(TrialState.FAIL) == 3
     assert len(set(search.rungs)) == len(search.rungs) == 10
+
+
+@pytest.mark.parametrize("score_index", [0, 1])
+def test_a_history_holds_the_objective_that_is_the_score_where_a_trial_has_one(chain, score_index):
+    search = solving(chain)
+    told, failed, asked = search.ask(), search.ask(), search.ask()
+    search.study.tell(told, [0.8, 3.5])
+    search.study.tell(failed, state=TrialState.FAIL)
+    search.study.ask()
+    history = history_of(search.study.trials, replace(guide_of(chain.known), score_index=score_index))
+    assert history.rungs.tolist() == [
+        [it.params[name] for name in search.problem.names] for it in (told, failed, asked)
+    ]
+    assert history.scores.tolist() == pytest.approx([(0.8, 3.5)[score_index], -np.inf, np.nan], nan_ok=True)
 
 
 def test_scores_that_are_not_numbers_are_no_hindrance(chain):

@@ -44,3 +44,4 @@ def test_the_rungs_of_a_search_make_the_choices_of_the_recipe_that_they_decode_t
             assert by_rungs.decompose(layer) == by_recipe.decompose(layer)
             assert by_rungs.is_semi_structured(layer) == by_recipe.is_semi_structured(layer)
             assert by_rungs.channels(layer) == by_recipe.channels(layer) == channels_after(space.graph, recipe)[layer]
+            assert by_rungs.outputs(layer) == by_recipe.outputs(layer) == by_recipe.channels(layer).outputs

@@ -65,6 +65,12 @@ def test_weights_in_fours_are_offered_where_they_pay_and_inputs_come_in_fours(sp
     assert (note in space.ladders.notes) == options.get("semi_structured", True)
 
 
+def test_ranks_are_multiples_where_the_break_even_is_none(plain, cpu):
+    # conv2 breaks even at 57.6, of which nearly all is 57; the target likes 48.
+    space = Space(plain, cpu, SpaceOptions(ranks=(0.99,), decompositions=("channel_svd",)))
+    assert splits_at(space, "conv2", 64, 64) == (Decompose(48, "channel_svd"),)
+
+
 def test_a_layer_that_breaks_even_below_every_rank_that_the_target_likes_is_not_split(cpu):
     # Linear layers break even at 24 * 24 / 48 = 12 and 64 * 64 / 128 = 32, where 16 is the nearest to both shares.
     graph = trace(nn.Sequential(nn.Linear(24, 24), nn.Linear(24, 64), nn.Linear(64, 64)), (torch.zeros(1, 24),))

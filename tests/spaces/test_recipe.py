@@ -178,11 +178,25 @@ def test_a_value_out_of_range_is_refused_with_layer_rule_and_value(choice, messa
         LayerRecipe(Sparsify(0.999)),
         LayerRecipe(None, Decompose(1)),
         LayerRecipe(None, None, Quantize(2, 4)),
+        LayerRecipe(None, Decompose(2**31 - 1, "tucker2", 1)),
         LayerRecipe(None, None, Quantize(8, 16)),
+        LayerRecipe(None, None, Quantize(group_size=1, smooth=0)),
+        LayerRecipe(None, None, Quantize(group_size=2**31 - 1, smooth=1)),
     ],
 )
 def test_the_ends_of_every_range_are_allowed(choice):
     assert Recipe({LAYER: choice}).layers[LAYER] == choice
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Finetune(1, batches_per_epoch=1, patience=1, feature_weight=0),
+        Finetune(10_000, batches_per_epoch=2**31 - 1, patience=10_000),
+    ],
+)
+def test_the_ends_of_every_range_of_the_finetuning_are_allowed(settings):
+    assert Recipe({LAYER: LayerRecipe()}, settings).finetune == settings
 
 
 @pytest.mark.parametrize(
@@ -191,6 +205,13 @@ def test_the_ends_of_every_range_are_allowed(choice):
         (Finetune(0), "`1 <= epochs <= 10000` must hold, whole, but finetune has epochs=0"),
         (Finetune(1.5), "`1 <= epochs <= 10000` must hold, whole, but finetune has epochs=1.5"),
         (Finetune(10_001), "`1 <= epochs <= 10000` must hold, whole, but finetune has epochs=10001"),
+        *(
+            (
+                Finetune(1, batches_per_epoch=count),
+                f"`batches_per_epoch >= 1` must hold, whole, but finetune has batches_per_epoch={count}",
+            )
+            for count in (0, 2.5)
+        ),
         (
             Finetune(1, quantization_aware="yes"),
             "`quantization_aware` must be true or false, but finetune has quantization_aware='yes'",

@@ -1,6 +1,13 @@
 import pytest
 from gulliver.spaces.recipe import LayerRecipe, Recipe, Sparsify
-from gulliver.spaces.shapes import Channels, break_even_rank, channels_after, group_ratio, removed_channels
+from gulliver.spaces.shapes import (
+    Channels,
+    break_even_rank,
+    channels_after,
+    group_ratio,
+    inputs_per_group,
+    removed_channels,
+)
 from gulliver.tasks.errors import InputError
 from hypothesis import given
 from hypothesis import strategies as st
@@ -83,6 +90,13 @@ def test_a_depthwise_convolution_loses_inputs_and_outputs_together():
     graph = trace(network, (torch.zeros(1, 3, 8, 8),))
     after = channels_after(graph, recipe(graph, **{"0": 0.5, "1": 0.5}))
     assert after == {"0": Channels(3, 8), "1": Channels(8, 8), "2": Channels(8, 4)}
+
+
+def test_an_output_reads_the_inputs_of_its_group(mixed):
+    read = {"join": (Channels(24, 32), 24), "grouped": (Channels(32, 16), 8), "depthwise": (Channels(8, 8), 1)}
+    assert {name: inputs_per_group(mixed.layers[name], channels) for name, (channels, _) in read.items()} == {
+        name: inputs for name, (_, inputs) in read.items()
+    }
 
 
 def test_a_recipe_without_sparsity_changes_nothing(mixed):

@@ -137,6 +137,27 @@ def test_a_loop_over_data_is_refused():
         trace(Looping(), (torch.zeros(2, 4),))
 
 
+@pytest.mark.parametrize("named", ["conv", "norm", "drop"])
+def test_a_module_that_is_given_its_input_by_name_is_refused_a_function_is_not(named):
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm, self.drop = nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.Dropout()
+
+        def forward(self, values):
+            for name in ("conv", "norm", "drop"):
+                module = getattr(self, name)
+                values = module(input=values) if name == self.named else module(values)
+            return torch.relu(input=values)
+
+    network, inputs = Network().eval(), (torch.zeros(1, 3, 4, 4),)
+    network.named = named
+    with pytest.raises(InputError, match=f"^modules must be .* by position, but {named} is given it by name$"):
+        trace(network, inputs)
+    network.named = ""
+    assert trace(network, inputs).operations[-1].kind == "relu"
+
+
 def test_a_network_without_a_layer_is_refused():
     with pytest.raises(InputError, match="must have at least one Conv1d, Conv2d or Linear layer, but has none"):
         trace(nn.Sequential(nn.ReLU(), nn.BatchNorm2d(3)).eval(), (torch.zeros(1, 3, 4, 4),))

@@ -34,10 +34,12 @@ def test_one_group_has_no_experts_to_deal():
     assert [plan.name for plan in plans(replace(EXPERTS, group_rows=(64,)), CHIP, 8)] == ["whole", "tensor"]
 
 
-def test_a_linear_layers_outputs_are_split_and_gathered():
-    tensor = plans(LINEAR, CHIP, 3)[1]
-    assert tensor.kernels == (replace(LINEAR, out_channels=334),)
-    assert tensor.communication_s == pytest.approx(2 / 3 * 64 * 1000 * 2 / 1e9)
+@pytest.mark.parametrize(("output", "element_bytes"), [("float16", 2), ("int8", 1)])
+def test_a_linear_layers_outputs_are_split_and_gathered(output, element_bytes):
+    linear = replace(LINEAR, output_precision=output)
+    tensor = plans(linear, CHIP, 3)[1]
+    assert tensor.kernels == (replace(linear, out_channels=334),)
+    assert tensor.communication_s == pytest.approx(2 / 3 * 64 * 1000 * element_bytes / 1e9)
 
 
 @pytest.mark.parametrize("kernel", [EXPERTS, LINEAR])

@@ -122,7 +122,7 @@ def test_a_poor_fit_says_so_and_what_to_do(table, mean_error, advises):
 
 
 def test_the_model_adds_nodes_and_the_network_by_hand(table):
-    model = CpuLatencyModel(table, Coefficients(**TRUE, networks=0, mean_error=0))
+    model = CpuLatencyModel(table, Coefficients(**TRUE, networks=0, mean_error=0, untouched_ms=4.0))
     calls = [
         call(compute(300, "int8")),
         call(compute(300, "bfloat16")),
@@ -131,5 +131,11 @@ def test_the_model_adds_nodes_and_the_network_by_hand(table):
     # 300 * 300 weights of one and of two bytes.
     seconds = [2e-6 + 1.1 * 1e-5 + 9e-8, 2e-6 + 0.9 * 3e-5 + 1.8e-7, 2e-6 + 5e-5]
     assert [model.seconds(it) for it in calls] == pytest.approx(seconds)
+    told = [("", "kernel times"), ("", "kernel times"), ("memory", "fitted")]
+    prices = [model.price(it) for it in calls]
+    assert [(it.seconds, it.bound_by, it.mode) for it in prices] == [
+        (model.seconds(it), *words) for it, words in zip(calls, told, strict=True)
+    ]
     assert model.total_ms(calls) == pytest.approx(1e3 * (3e-5 + sum(seconds)))
     assert model.total_ms([]) == pytest.approx(0.03)
+    assert model.untouched_ms == 4.0

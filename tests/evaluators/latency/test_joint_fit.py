@@ -15,6 +15,12 @@ def test_times_and_prior_are_weighed_by_their_variances():
         assert found["it"] == pytest.approx(AT / (1 + SCATTER**2), rel=1e-3)
 
 
+def test_a_time_that_is_far_off_draws_no_more_than_a_limit():
+    # The loss is sqrt(1 + residual^2): four times at 0 draw back as 4 u / sqrt(1 + u^2), one at 100 scatters by 1.
+    member = Member(["rate"], lambda point: (point - np.array([0, 0, 0, 0, 1])) / 0.01)
+    assert fit_jointly({"it": member}, lambda _: 0.0)["it"] == pytest.approx(0.01 / 15**0.5, rel=1e-2)
+
+
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
 def test_one_without_times_is_drawn_to_the_others_by_the_share(share):
     found = fit_jointly({"one": MEASURED, "other": SILENT}, lambda _: share)

@@ -1,5 +1,10 @@
+from dataclasses import replace
+
 import pytest
-from gulliver.evaluators.latency.kernel import BYTES_PER_ELEMENT, ComputeKernel, MemoryKernel
+from gulliver.evaluators.latency.kernel import BYTES_PER_ELEMENT, ComputeKernel, GatedMlpKernel, MemoryKernel
+
+LINEAR = ComputeKernel("linear", 7, 16, 10, (), (), (), (), (), 1, "bfloat16", "bfloat16")
+EXPERTS = GatedMlpKernel((1, 0, 5), 64, 128, 32)
 
 
 def convolution(**changes):
@@ -46,8 +51,7 @@ def test_sizes_are_those_of_torch():
 
 
 def test_a_linear_layers_rows_are_its_batch():
-    kernel = ComputeKernel("linear", 7, 16, 10, (), (), (), (), (), 1, "bfloat16", "bfloat16")
-    assert (kernel.output_size, kernel.macs) == ((), 7 * 16 * 10)
+    assert (LINEAR.output_size, LINEAR.macs) == ((), 7 * 16 * 10)
 
 
 def test_equal_kernels_are_one_key_and_can_be_sorted():
@@ -63,5 +67,24 @@ def test_bytes_of_every_type():
 def test_the_bytes_of_weights_by_hand():
     assert convolution().weight_bytes == 16 * 32 * 9
     assert convolution(groups=16, precision="bfloat16").weight_bytes == 32 * 9 * 2
-    linear = ComputeKernel("linear", 7, 16, 10, (), (), (), (), (), 1, "float32", "float32")
-    assert linear.weight_bytes == 160 * 4
+    assert replace(LINEAR, precision="float32").weight_bytes == 160 * 4
+
+
+def test_a_gated_mlp_moves_the_weights_of_the_groups_that_have_rows():
+    # int8 inputs, and float16 results.
+    assert EXPERTS.bytes_moved == 2 * (64 * 256 + 128 * 32) + 6 * 64 + 6 * 32 * 2
+
+
+@pytest.mark.parametrize(
+    ("kernel", "words"),
+    [
+        (convolution(), "conv2d 3x3 int8, batch 2, 16 -> 32 on 9x8"),
+        (convolution(groups=16), "conv2d 3x3 int8, batch 2, 16 -> 32 in 16 groups on 9x8"),
+        (LINEAR, "linear bfloat16, 7 rows, 16 -> 10"),
+        (MemoryKernel("add", 4096), "add, 4 KB"),
+        (EXPERTS, "gated_mlp int8, 6 rows in 3 groups, 64 -> 128 -> 32"),
+        (replace(EXPERTS, group_rows=(6,)), "gated_mlp int8, 6 rows, 64 -> 128 -> 32"),
+    ],
+)
+def test_a_kernel_is_described_in_a_few_words(kernel, words):
+    assert kernel.description == words

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from gulliver.evaluators.latency.kernel import ComputeKernel, KernelCall, MemoryKernel
+from gulliver.evaluators.latency.kernel import ComputeKernel, MemoryKernel
 from gulliver.evaluators.latency.lowering import Lowering, all_calls
 from gulliver.spaces.choices import RecipeChoices
 from gulliver.spaces.recipe import Decompose, LayerRecipe, Quantize, Recipe, Sparsify
@@ -248,10 +248,3 @@ def test_a_batch_norm_that_follows_no_layer_is_a_pass_which_absorbs_its_activati
         MemoryKernel("pool", 2048 * 2 + 2048 * 2),
         MemoryKernel("batch_norm", 2048 * 2 + 2048 * written),
     ]
-
-
-def test_every_call_is_a_kernel_call_of_a_known_owner(block, lowered):
-    names = {*block.layers, *(operation.name for operation in block.operations)}
-    for call in lowered(block, conv2=INT8):
-        assert isinstance(call, KernelCall)
-        assert call.owner in names

@@ -45,6 +45,58 @@ def test_a_stated_tile_is_taken():
 
 
 @pytest.mark.parametrize(
+    ("changes", "output"),
+    [
+        ({}, "float16"),
+        ({"activation_dtype": "bf16"}, "bfloat16"),
+        ({"activation_dtype": "int8"}, "float16"),
+        ({"notes": '{"output_dtype": "int32"}'}, "int32"),
+        ({"notes": '{"output_dtype": "bf16"}'}, "bfloat16"),
+        ({"notes": '{"output_dtype": "char"}'}, "float16"),
+    ],
+)
+def test_a_result_is_of_the_type_that_the_notes_state_or_of_the_activations(changes, output):
+    assert read_kernel(ROW | changes).output == output
+
+
+@pytest.mark.parametrize(
+    ("activation", "weight", "scheme"),
+    [
+        ("fp16", "bf16", "float"),
+        ("fp16", "int8", "w8"),
+        ("bf16", "fp8", "w8"),
+        ("fp16", "int4", "w4"),
+        ("int8", "int8", "int8"),
+        ("int8", "int4", "w4a8"),
+        ("int4", "int4", "int4"),
+        ("fp8", "fp8", "float8"),
+    ],
+)
+def test_precisions_of_both_sides_make_a_scheme(activation, weight, scheme):
+    kernel = read_kernel(ROW | {"activation_dtype": activation, "weight_dtype": weight})
+    assert (kernel.scheme, kernel.family) == (scheme, f"grouped_matmul-{scheme}")
+
+
+def test_a_pass_without_a_matmul_is_of_the_float_scheme():
+    row = ROW | {"op": "dequant_swiglu_quant", "activation_dtype": "int32", "weight_dtype": "fp32", "k": "0"}
+    assert read_kernel(row).scheme == "float"
+
+
+@pytest.mark.parametrize(
+    ("changes", "layout"),
+    [
+        ({}, "rows"),
+        ({"notes": '{"transpose_weight": true}'}, "columns"),
+        ({"notes": "B in zN"}, "nz"),
+        ({"notes": "with TransData"}, "nz"),
+        ({"op": "grouped_matmul_swiglu_quant"}, "nz"),
+    ],
+)
+def test_weights_lie_as_the_notes_or_the_kernel_say(changes, layout):
+    assert read_kernel(ROW | changes).weight_layout == layout
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"hardware": "nvidia_h800"}, "unknown hardware nvidia_h800; known are"),

@@ -14,14 +14,14 @@ INT8 = LayerRecipe(quantize=Quantize())
 
 
 class Parts(nn.Module):
-    """A gated product over half of the tokens of a sequence, joined with the other half."""
+    """A gated product over six of the eight tokens of a sequence, joined with the other two."""
 
     def __init__(self):
         super().__init__()
         self.gate, self.up, self.down = nn.Linear(16, 32), nn.Linear(16, 32), nn.Linear(32, 16)
 
     def forward(self, tokens):
-        first, second = torch.split(tokens, [4, 4], 1)
+        first, second = torch.split(tokens, [6, 2], 1)
         product = torch.sigmoid(self.gate(first)) * self.up(first)
         return torch.cat([self.down(product), second], 1)
 
@@ -32,13 +32,14 @@ def passes(calls):
 
 def test_parts_of_a_tensor_are_copied_and_the_split_itself_is_free(lowered):
     graph = trace(Parts().eval(), (torch.zeros(1, 8, 16),))
-    elements, hidden = 2 * 4 * 16, 2 * 4 * 32
+    elements, hidden = 2 * 6 * 16, 2 * 6 * 32
+    first, second = MemoryKernel("slice", 2 * elements * 2), MemoryKernel("slice", 2 * (2 * 2 * 16) * 2)
     rest = [MemoryKernel("other", 2 * hidden * 2), MemoryKernel("other", 3 * hidden * 2)]
-    copy, joined = MemoryKernel("slice", 2 * elements * 2), MemoryKernel("concat", 4 * elements * 2)
-    assert passes(lowered(graph)) == [copy, copy, *rest, joined]
+    joined = MemoryKernel("concat", 2 * (2 * 8 * 16) * 2)
+    assert passes(lowered(graph)) == [first, second, *rest, joined]
     # The part that an int8 layer reads is copied first: rounding it is a kernel of its own.
     rounded = MemoryKernel("round", elements * 2 + elements)
-    assert passes(lowered(graph, gate=INT8, up=INT8)) == [copy, rounded, copy, *rest, joined]
+    assert passes(lowered(graph, gate=INT8, up=INT8)) == [first, rounded, second, *rest, joined]
 
 
 def test_removed_channels_of_sequences_are_gone_from_the_passes(lowered):
@@ -46,7 +47,7 @@ def test_removed_channels_of_sequences_are_gone_from_the_passes(lowered):
     half = LayerRecipe(Sparsify(0.5))
     graph = replace(graph, channel_groups=(_hidden_group(),))
     _, _, sigmoid, product, _ = passes(lowered(graph, gate=half, up=half))
-    assert (sigmoid.bytes_moved, product.bytes_moved) == (2 * (2 * 4 * 16) * 2, 3 * (2 * 4 * 16) * 2)
+    assert (sigmoid.bytes_moved, product.bytes_moved) == (2 * (2 * 6 * 16) * 2, 3 * (2 * 6 * 16) * 2)
 
 
 def _hidden_group():
@@ -81,8 +82,9 @@ class Folded(nn.Module):
         (lambda hidden: hidden, False),
         (lambda hidden: hidden.flatten(0, 1), False),
         (lambda hidden: hidden.reshape(-1, hidden.shape[-1]), True),
+        (lambda hidden: hidden.unsqueeze(1), True),
     ],
-    ids=["tokens", "flatten", "reshape"],
+    ids=["tokens", "flatten", "reshape", "unsqueeze"],
 )
 def test_tokens_that_become_samples_are_as_many_rows_and_bytes_as_before(fold, moves, example_batch, lowered):
     graph = trace(Folded(fold), (torch.zeros(example_batch, 5, 16),))
