@@ -21,7 +21,7 @@ from gulliver.evaluators.latency.kernel_benchmark import time_kernels
 from gulliver.evaluators.latency.kernel_table import KernelTable
 from gulliver.evaluators.latency.machine import this_machine
 from gulliver.evaluators.latency.measurement import compile_openvino, measure
-from gulliver.evaluators.latency.price_tables import call_tables
+from gulliver.evaluators.latency.price_tables import call_tables, calls_of
 from gulliver.spaces.recipe import Recipe
 from gulliver.spaces.space import Space, untouched
 from gulliver.tasks.cache import cache_dir, write_atomically
@@ -111,7 +111,7 @@ def random_recipe(space: Space, random: Random) -> Recipe:
 
 def space_calls(space: Space, target: CpuOpenvino) -> list[KernelCall]:
     """Return the kernel calls of all recipes of the space."""
-    return [call for table in call_tables(space, target) for calls in table.values() for call in calls]
+    return calls_of(call_tables(space, target))
 
 
 def _compute_kernels(calls: Iterable[KernelCall]) -> Iterator[ComputeKernel]:
