@@ -1,6 +1,7 @@
 """Ranks that a layer's own weights suggest: by energy, or by what is more than noise."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -12,14 +13,17 @@ from torch import Tensor
 _TAU = 2.5129
 
 
-def suggest_rank(layer: CompressibleLayer, kind: str = "svd", share: float | None = None, multiple: int = 1) -> int:
-    """Return a rank for the kind of decomposition, rounded to the nearest multiple, at least one of them.
+def suggest_ranks(
+    layer: CompressibleLayer, shares: Sequence[float | None], kind: str = "svd", multiple: int = 1
+) -> tuple[int, ...]:
+    """Return a rank for each share and the kind of decomposition, the nearest multiple but 0.
 
-    It keeps this share of the squared weights; without a share, what variational Bayes tells from noise.
+    It keeps the share of the squared weights; where that is None, what variational Bayes tells from noise.
     """
     matrix = unfolded(layer, kind)
-    rank = noise_free_rank(matrix) if share is None else energy_rank(matrix, share)
-    return max(round(rank / multiple), 1) * multiple
+    values = _singular_values(matrix)
+    ranks = (_noise_free_rank(values, matrix.shape) if it is None else _energy_rank(values, it) for it in shares)
+    return tuple(max(round(rank / multiple), 1) * multiple for rank in ranks)
 
 
 def unfolded(layer: CompressibleLayer, kind: str) -> Tensor:
@@ -32,9 +36,7 @@ def unfolded(layer: CompressibleLayer, kind: str) -> Tensor:
 
 def energy_rank(matrix: Tensor, share: float) -> int:
     """Return the least rank whose singular values hold this share of the sum of all squares."""
-    squares = torch.linalg.svdvals(matrix.double()).square()
-    held = squares.cumsum(0) / squares.sum()
-    return min(int((held < share).sum()) + 1, len(squares))
+    return _energy_rank(_singular_values(matrix), share)
 
 
 def noise_free_rank(matrix: Tensor) -> int:
@@ -43,8 +45,20 @@ def noise_free_rank(matrix: Tensor) -> int:
     Source: Nakajima et al., "Global Analytic Solution of Fully-observed Variational Bayesian Matrix Factorization",
     JMLR 2013, theorem 2 and corollary 1.
     """
-    short, long = sorted(matrix.shape)
-    values = torch.linalg.svdvals(matrix.double()).numpy()
+    return _noise_free_rank(_singular_values(matrix), matrix.shape)
+
+
+def _singular_values(matrix: Tensor) -> NDArray[np.float64]:
+    return np.asarray(torch.linalg.svdvals(matrix.double()).numpy())
+
+
+def _energy_rank(values: NDArray[np.float64], share: float) -> int:
+    held = np.cumsum(values**2) / (values**2).sum()
+    return min(int((held < share).sum()) + 1, len(values))
+
+
+def _noise_free_rank(values: NDArray[np.float64], shape: Sequence[int]) -> int:
+    short, long = sorted(shape)
     # The search for the noise stops at an absolute tolerance.
     values = values / max(math.sqrt((values**2).mean() / long), np.finfo(np.float64).tiny)
     ratio = short / long

@@ -9,8 +9,11 @@ and Fisher pruning", 2018, equation 8; Molchanov et al., "Importance estimation 
 
 import copy
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from math import prod
 
 import torch
 from gulliver.compressors.calibrators import Histogram, Range, calibrated_range
@@ -20,32 +23,39 @@ from gulliver.compressors.distillation import class_dimension, variance
 from gulliver.compressors.drawn_loss import drawn_loss
 from gulliver.compressors.quantize import QuantizedActivation, QuantizedLayer
 from gulliver.compressors.semi_structured import halved_weights
-from gulliver.spaces.layer_graph import ChannelGroup
+from gulliver.spaces.layer_graph import ChannelGroup, Layer
 from gulliver.spaces.plain import why_not_plain
-from gulliver.spaces.recipe import IN_FOURS, LayerRecipe, Quantize, Recipe
+from gulliver.spaces.recipe import IN_FOURS, LayerRecipe, Quantize, Recipe, Sparsify
 from gulliver.spaces.shapes import group_ratio, removed_channels
 from gulliver.tasks.errors import InputError
 from gulliver.tasks.protocol import Task
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
+from tqdm import tqdm
 
+# For what layers see, which is as large as all activations of all samples together.
+MEMORY_BYTES = 1 << 30
+_BYTES_PER_VALUE = 4
+_SILENT_SECONDS = 2.0
 _SEED = 0
 
 
 @dataclass(frozen=True)
 class _Seen:
-    """A layer's input, and the gradient with respect to its output, on all samples."""
+    """A layer's input, and the gradient with respect to its output, on the samples of a batch."""
 
+    samples: int
     values: Tensor
     gradient: Tensor
 
 
 @dataclass(frozen=True)
-class _Batch:
-    """What every layer sees of so many samples."""
+class _Change:
+    """What a recipe does to one layer and to the channels that it reads."""
 
-    samples: int
-    seen: Mapping[str, _Seen]
+    layer: str
+    choice: LayerRecipe
+    removed: tuple[int, ...]
 
 
 class TaylorLoss:
@@ -55,40 +65,69 @@ class TaylorLoss:
 
     Exact to second order in small changes, up to the draw of the labels; batch norms are taken to stay as they are.
     Layers may fold other dimensions into the samples', behind it. What a choice does to its layer is kept for the next
-    recipe that has it there, so that recipes of two choices cost little beside those of one.
+    recipe that has it there, so that recipes of two choices cost little beside those of one. What the layers see is
+    not: where it takes more than `memory_bytes`, they are seen in groups, with a backward pass for each.
     """
 
-    def __init__(self, original: Original, samples: int) -> None:
-        self._original = original
-        inputs, outputs = first_samples(original, samples)
-        self._batches = [
-            _Batch(len(its), _observe(original, given)) for given, its in zip(inputs, outputs, strict=True)
-        ]
-        self._effects: dict[tuple[object, ...], Tensor] = {}
+    def __init__(self, original: Original, samples: int, memory_bytes: int = MEMORY_BYTES) -> None:
+        self._original, self._memory_bytes = original, memory_bytes
+        self._inputs, outputs = first_samples(original, samples)
+        self._samples = [len(its) for its in outputs]
+        self._effects: dict[_Change, Tensor] = {}
+        self._seen: dict[str, list[_Seen]] = {}
+
+    def losses(self, recipes: Sequence[Recipe]) -> Iterator[float]:
+        """Return the estimates of recipes, each group of layers seen once; raises InputError as for a single one."""
+        self._find(change for recipe in recipes for change in self._changes(recipe))
+        return map(self, recipes)
 
     def __call__(self, recipe: Recipe) -> float:
         """Return the estimate; raises InputError for a recipe that is neither plain nor 2:4."""
-        if reason := why_not_plain(_without_fours(recipe)):
-            raise InputError(f"the loss of plain choices alone can be estimated, but {reason}")
-        effects = torch.zeros(sum(batch.samples for batch in self._batches))
-        removed = dict(_removed_inputs(self._original, recipe))
-        for name, choice in recipe.layers.items():
-            if choice.decompose or choice.quantize or choice.sparsify == IN_FOURS or name in removed:
-                effects += self._effect(name, choice, removed.get(name, ()))
+        changes = self._changes(recipe)
+        self._find(changes)
+        effects = torch.zeros(sum(self._samples))
+        for change in changes:
+            effects += self._effects[change]
         return float(0.5 * effects.double().square().mean())
 
-    def _effect(self, name: str, choice: LayerRecipe, removed: tuple[int, ...]) -> Tensor:
-        """Return shape (samples,): by how much the layer changes the log-likelihood of each, to first order."""
-        key = (name, choice.sparsify == IN_FOURS, choice.decompose, choice.quantize, removed)
-        if key not in self._effects:
-            layer = self._original.task.model.get_submodule(name)
-            compressed = _compressed(name, self._in_fours(name) if choice.sparsify == IN_FOURS else layer, choice)
-            parts = (
-                _effect(layer, compressed, choice.quantize, batch.seen[name], removed).reshape(batch.samples, -1)
-                for batch in self._batches
-            )
-            self._effects[key] = torch.cat([it.sum(1) for it in parts])
-        return self._effects[key]
+    def _changes(self, recipe: Recipe) -> list[_Change]:
+        if reason := why_not_plain(_without_fours(recipe)):
+            raise InputError(f"the loss of plain choices alone can be estimated, but {reason}")
+        removed = dict(_removed_inputs(self._original, recipe))
+        return [
+            _Change(name, LayerRecipe(fours, choice.decompose, choice.quantize), removed.get(name, ()))
+            for name, choice in recipe.layers.items()
+            if (fours := _fours(choice)) or choice.decompose or choice.quantize or name in removed
+        ]
+
+    def _find(self, changes: Iterable[_Change]) -> None:
+        """Keep by how much each change alters the log-likelihood of each sample, to first order."""
+        missing: dict[str, list[_Change]] = defaultdict(list)
+        for change in dict.fromkeys(changes):
+            if change not in self._effects:
+                missing[change.layer].append(change)
+        with tqdm(None, "gradients", sum(map(len, missing.values())), leave=False, delay=_SILENT_SECONDS) as bar:
+            for layers in self._groups:
+                for change in (it for name in layers for it in missing.get(name, ())):
+                    self._effects[change] = self._effect(change, self._look(layers)[change.layer])
+                    bar.update()
+
+    def _look(self, layers: tuple[str, ...]) -> dict[str, list[_Seen]]:
+        """Return what these layers see of each batch, and keep it in place of what others did."""
+        if self._seen.keys() != {*layers}:
+            self._seen = {}
+            given = zip(self._inputs, self._samples, strict=True)
+            batches = [_observe(self._original, layers, inputs, samples) for inputs, samples in given]
+            self._seen = {name: [batch[name] for batch in batches] for name in layers}
+        return self._seen
+
+    def _effect(self, change: _Change, seen: Sequence[_Seen]) -> Tensor:
+        """Return shape (samples,): the gradient along what the change does to the layer's output on the same inputs."""
+        layer = self._original.task.model.get_submodule(change.layer)
+        thinned = self._in_fours(change.layer) if change.choice.sparsify else layer
+        with torch.no_grad():
+            compressed = _compressed(change.layer, thinned, change.choice)
+            return torch.cat([_effect_on(layer, compressed, change, batch) for batch in seen])
 
     def _in_fours(self, name: str) -> nn.Module:
         model, calibration = self._original.task.model, self._original.calibration
@@ -97,9 +136,29 @@ class TaylorLoss:
         layer.weight = nn.Parameter(weights[name])
         return layer
 
+    @cached_property
+    def _groups(self) -> list[tuple[str, ...]]:
+        """The layers in their order, as many at a time as see no more than the bytes that there are for it."""
+        groups: list[list[str]] = [[]]
+        left = self._memory_bytes
+        for name, layer in self._original.graph.layers.items():
+            size = self._bytes(layer)
+            if size > left and groups[-1]:
+                groups.append([])
+                left = self._memory_bytes
+            groups[-1].append(name)
+            left -= size
+        return [tuple(group) for group in groups]
 
-def _observe(original: Original, inputs: tuple[Tensor, ...]) -> dict[str, _Seen]:
-    """Return what every layer sees of the inputs; the model's own parameters get no gradients."""
+    def _bytes(self, layer: Layer) -> int:
+        """Return what a layer's inputs and its outputs' gradients take on all samples."""
+        of_example = len(self._original.task.example_inputs[0])
+        values = prod(layer.input_shape) + prod(layer.output_shape)
+        return _BYTES_PER_VALUE * values * sum(self._samples) // of_example
+
+
+def _observe(original: Original, layers: Sequence[str], inputs: tuple[Tensor, ...], samples: int) -> dict[str, _Seen]:
+    """Return what these layers see of the inputs, so many samples; the model's own parameters get no gradients."""
     model = original.task.model
     values: dict[str, Tensor] = {}
     outputs: dict[str, Tensor] = {}
@@ -113,7 +172,7 @@ def _observe(original: Original, inputs: tuple[Tensor, ...]) -> dict[str, _Seen]
 
         return model.get_submodule(name).register_forward_hook(hook)
 
-    handles = [keep(name) for name in original.graph.layers]
+    handles = [keep(name) for name in layers]
     try:
         with torch.enable_grad():
             loss = _loss(original.task, model(*(it.clone() for it in inputs)))
@@ -122,7 +181,7 @@ def _observe(original: Original, inputs: tuple[Tensor, ...]) -> dict[str, _Seen]
         for handle in handles:
             handle.remove()
     return {
-        name: _Seen(values[name], torch.zeros_like(outputs[name]) if gradient is None else gradient)
+        name: _Seen(samples, values[name], torch.zeros_like(outputs[name]) if gradient is None else gradient)
         for name, gradient in zip(outputs, gradients, strict=True)
     }
 
@@ -136,19 +195,15 @@ def _loss(task: Task, outputs: Tensor) -> Tensor:
     return loss / math.sqrt(float(variance(outputs.detach())))
 
 
-def _effect(
-    layer: nn.Module, compressed: nn.Module, quantize: Quantize | None, seen: _Seen, removed: Sequence[int]
-) -> Tensor:
-    """Return the gradient times the difference that the compressed layer makes to the output on the same inputs."""
-    with torch.no_grad():
-        changed = seen.values
-        if removed:
-            channel_dimension = -1 if isinstance(layer, nn.Linear) else 1
-            changed = changed.index_fill(channel_dimension, torch.tensor(removed), 0.0)
-        if quantize:
-            changed = QuantizedActivation(*_range(changed, quantize), quantize.activation_bits)(changed)
-        difference: Tensor = compressed(changed) - layer(seen.values)
-        return difference * seen.gradient
+def _effect_on(layer: nn.Module, compressed: nn.Module, change: _Change, seen: _Seen) -> Tensor:
+    changed, quantize = seen.values, change.choice.quantize
+    if change.removed:
+        channel_dimension = -1 if isinstance(layer, nn.Linear) else 1
+        changed = changed.index_fill(channel_dimension, torch.tensor(change.removed), 0.0)
+    if quantize:
+        changed = QuantizedActivation(*_range(changed, quantize), quantize.activation_bits)(changed)
+    difference: Tensor = compressed(changed) - layer(seen.values)
+    return (difference * seen.gradient).reshape(seen.samples, -1).sum(1)
 
 
 def _range(values: Tensor, choice: Quantize) -> Range:
@@ -170,11 +225,12 @@ def _compressed(name: str, layer: nn.Module, choice: LayerRecipe) -> nn.Module:
     return nn.Sequential(*parts)
 
 
+def _fours(choice: LayerRecipe) -> Sparsify | None:
+    return choice.sparsify if choice.sparsify == IN_FOURS else None
+
+
 def _without_fours(recipe: Recipe) -> Recipe:
-    layers = {
-        name: replace(choice, sparsify=None) if choice.sparsify == IN_FOURS else choice
-        for name, choice in recipe.layers.items()
-    }
+    layers = {name: replace(it, sparsify=None) if _fours(it) else it for name, it in recipe.layers.items()}
     return replace(recipe, layers=layers)
 
 

@@ -168,8 +168,9 @@ def _explain(error: Exception, command: str, overrides: Sequence[str] = ()) -> s
     if "Could not override" in text:
         key = text.split("'")[1]
         parent, _, _ = key.rpartition(".")
-        # What is known depends on what is chosen, as by target=chip.
-        values: Any = compose(command, [it for it in overrides if "." not in it and not it.startswith(f"{key}=")])
+        # What is known depends on what is chosen, as by target=chip, and on where it is looked for.
+        choices = [it for it in overrides if _is_search_path(it) or "." not in it]
+        values: Any = compose(command, [it for it in choices if not it.startswith(f"{key}=")])
         for part in filter(None, parent.split(".")):
             values = values.get(part, {}) if isinstance(values, dict) else {}
         known = [name for name in values if name != "_target_"] if isinstance(values, dict) else []
@@ -179,4 +180,8 @@ def _explain(error: Exception, command: str, overrides: Sequence[str] = ()) -> s
 
 def _is_for_launcher(override: str) -> bool:
     """Say whether the override is about how Hydra launches jobs, not about what they are."""
-    return override.lstrip("+~").startswith("hydra") and not override.startswith("hydra.searchpath")
+    return override.lstrip("+~").startswith("hydra") and not _is_search_path(override)
+
+
+def _is_search_path(override: str) -> bool:
+    return override.startswith("hydra.searchpath")

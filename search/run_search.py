@@ -8,7 +8,7 @@ from pathlib import Path
 from gulliver.compressors.compress import Original, read_original
 from gulliver.compressors.finetune import Watch
 from gulliver.evaluators.accuracy import check_task, score
-from gulliver.evaluators.latency.price_tables import call_tables, price
+from gulliver.evaluators.latency.price_tables import CallTable, call_tables, calls_of, price
 from gulliver.evaluators.latency.target import Target
 from gulliver.search.bench import Bench, make_bench
 from gulliver.search.finalists import Exported
@@ -119,10 +119,16 @@ class _Search:
             self.say("calibrating the latency model on this machine (kernel times are kept for the next run)")
         # Trials of one search are priced alike, whenever it goes on.
         fit_file = self.directory.path / FIT_FILE
-        latency = self.target.latency_model(self.original, self.space, fit_file=fit_file)
+        calls = calls_of(self._tables) if self.settings.sampler.guided else None
+        latency = self.target.latency_model(self.original, self.space, calls, fit_file)
         self.say(f"latency: {latency.basis}")
         incumbents = Incumbents(self.journal, self.directory.path / "samples")
         return Scoring(self.original, self.target, latency, self.settings, incumbents)
+
+    @cached_property
+    def _tables(self) -> list[CallTable]:
+        """The kernel calls of all recipes of the space: what is timed, and what the guide goes by."""
+        return call_tables(self.space, self.target)
 
     @cached_property
     def journal(self) -> Journal:
@@ -136,7 +142,7 @@ class _Search:
         sensitivities = measure_sensitivities(self.original, self.space, settings, settings.method)
         save_sensitivities(self.directory.path, sensitivities)
         write_sensitivities(self.directory.path, sensitivities, self.space)
-        prices = price(self.space, call_tables(self.space, self.target), scoring.latency)
+        prices = price(self.space, self._tables, scoring.latency)
         return make_guide(self.space, sensitivities, prices, self.settings, scoring.baseline_accuracy)
 
     def _open_study(self, scoring: Scoring, guide: Guide | None) -> Study:

@@ -86,15 +86,16 @@ class Sensitivities:
         return self.losses[name, rung] if rung else 0.0
 
 
-# Makes what returns a recipe's loss, and may keep what it computed for the next recipe.
-Method = Callable[[Original, SensitivitySettings], Callable[[Recipe], float]]
+# Makes what returns the losses of recipes in their order, and may keep what it computed of one for the others.
+Losses = Callable[[Sequence[Recipe]], Iterable[float]]
+Method = Callable[[Original, SensitivitySettings], Losses]
 
 
-def _direct(original: Original, settings: SensitivitySettings) -> Callable[[Recipe], float]:
+def _direct(original: Original, settings: SensitivitySettings) -> Losses:
     inputs, outputs = first_samples(original, settings.samples)
     candidates = Candidates(replace(original, calibration=inputs, outputs=outputs))
     between = _between(settings.divergence, class_dimension(original.task, outputs[0]))
-    return lambda recipe: mean_divergence(candidates.network(recipe), inputs, outputs, between)
+    return lambda recipes: (mean_divergence(candidates.network(it), inputs, outputs, between) for it in recipes)
 
 
 def _between(divergence: str, classes: int | None) -> Divergence:
@@ -105,8 +106,8 @@ def _between(divergence: str, classes: int | None) -> Divergence:
     return lambda reference, outputs: function(reference.movedim(classes, -1), outputs.movedim(classes, -1))
 
 
-def _gradient(original: Original, settings: SensitivitySettings) -> Callable[[Recipe], float]:
-    return TaylorLoss(original, settings.samples)
+def _gradient(original: Original, settings: SensitivitySettings) -> Losses:
+    return TaylorLoss(original, settings.samples).losses
 
 
 METHODS: Mapping[str, Method] = {"direct": _direct, "gradient": _gradient}
@@ -125,8 +126,7 @@ def measure_sensitivities(
     def losses(recipes: Sequence[Recipe], what: str) -> list[float]:
         missing = {it.key: it for it in recipes if it.key not in store.losses}
         if missing:
-            loss = start()
-            measured = ((key, loss(recipe)) for key, recipe in missing.items())
+            measured = zip(missing, start()([*missing.values()]), strict=True)
             store.fill(tqdm(measured, what, len(missing), unit="choice"))
         return _finite([store.losses[it.key] for it in recipes])
 

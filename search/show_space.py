@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from gulliver.compressors.compress import Original, read_original
 from gulliver.compressors.layer_inputs import CompressibleLayer
-from gulliver.compressors.ranks import suggest_rank
+from gulliver.compressors.ranks import suggest_ranks
 from gulliver.evaluators.latency.target import Target
 from gulliver.spaces.layer_graph import ChannelGroup, Layer
 from gulliver.spaces.shapes import all_channels
@@ -57,8 +57,7 @@ def _ranks(original: Original, layer: Layer, space: Space, multiple: int) -> tup
         return "-", "-", "-"
     module, kind = original.task.model.get_submodule(layer.name), offered[0].kind
     assert isinstance(module, CompressibleLayer)
-    suggested = (suggest_rank(module, kind, share, multiple) for share in (_ENERGY, None))
-    by_energy, by_noise = map(str, suggested)
+    by_energy, by_noise = map(str, suggest_ranks(module, (_ENERGY, None), kind, multiple))
     return _listed(str(it.rank) for it in offered), by_energy, by_noise
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from gulliver.compressors.compress import Original, read_original
-from gulliver.evaluators.latency.price_tables import call_tables, price
+from gulliver.evaluators.latency.price_tables import call_tables, calls_of, price
 from gulliver.evaluators.latency.target import Target
 from gulliver.evaluators.size import Size
 from gulliver.search.finalists import with_finetuning
@@ -146,5 +146,6 @@ def _guide(
     original_score: float,
     fit_file: Path | None = None,
 ) -> Guide:
-    prices = price(space, call_tables(space, target), target.latency_model(original, space, fit_file=fit_file))
+    tables = call_tables(space, target)
+    prices = price(space, tables, target.latency_model(original, space, calls_of(tables), fit_file))
     return make_guide(space, sensitivities, prices, settings, original_score)

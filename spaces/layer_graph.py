@@ -109,6 +109,11 @@ class LayerGraph:
         """Return the operations by name."""
         return {operation.name: operation for operation in self.operations}
 
+    @cached_property
+    def positions(self) -> Mapping[str, int]:
+        """Return by operation its position in the order of execution."""
+        return {operation.name: position for position, operation in enumerate(self.operations)}
+
     def group_of(self, layer: str) -> ChannelGroup | None:
         """Return the group that the layer's output channels belong to."""
         return self._groups.get(layer)

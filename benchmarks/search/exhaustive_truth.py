@@ -141,7 +141,7 @@ def gradient_evaluations(original: Original, space: Space, settings: Sensitivity
     draw, accuracy = Random(0), Accuracy(original)
     passes, scorings = [], []
     for _ in range(TURNS):
-        passes.append(_cpu_seconds(lambda: [*map(TaylorLoss(original, settings.samples), alone + pairs)]))
+        passes.append(_cpu_seconds(lambda: [*TaylorLoss(original, settings.samples).losses(alone + pairs)]))
         scored = random_recipe(space, draw)
         scorings.append(_cpu_seconds(lambda scored=scored: accuracy(scored)))
     return ceil(median(passes) / median(scorings))

@@ -9,22 +9,26 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, fields, replace
 from itertools import product
+from math import prod
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from gulliver.compressors.compress import Original, compress
 from gulliver.compressors.export import of_batch, to_openvino
 from gulliver.evaluators.latency.cpu_latency_model import Coefficients, CpuLatencyModel, fit
 from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
-from gulliver.evaluators.latency.kernel import ComputeKernel, KernelCall
+from gulliver.evaluators.latency.kernel import BYTES_PER_ELEMENT, ComputeKernel, KernelCall
 from gulliver.evaluators.latency.kernel_benchmark import time_kernels
 from gulliver.evaluators.latency.kernel_table import KernelTable
 from gulliver.evaluators.latency.machine import this_machine
 from gulliver.evaluators.latency.measurement import compile_openvino, measure
-from gulliver.evaluators.latency.price_tables import call_tables
+from gulliver.evaluators.latency.price_tables import call_tables, calls_of
+from gulliver.spaces.layer_graph import LayerGraph
 from gulliver.spaces.recipe import Recipe
 from gulliver.spaces.space import Space, untouched
 from gulliver.tasks.cache import cache_dir, write_atomically
+from tqdm import tqdm
 
 _REPETITIONS = 40
 _SEED = 0
@@ -32,6 +36,8 @@ _SEED = 0
 _OLD_SECONDS = 1800.0
 # Named by how kernels are timed: those of before were of colder ones.
 _FOLDER = "hot_kernel_times"
+# For networks that are measured in turns.
+_MEMORY_BYTES = 2 << 30
 
 
 def kernel_table(target: CpuOpenvino) -> KernelTable:
@@ -56,16 +62,41 @@ def calibrate(target: CpuOpenvino, original: Original, recipes: Sequence[Recipe]
 
 
 def measure_recipes(target: CpuOpenvino, original: Original, recipes: Sequence[Recipe]) -> list[float]:
-    """Return the measured seconds of each recipe's exported network; its weights are not fine-tuned."""
-    sample = original.calibration[:1]
-    compiled = {}
-    for index, recipe in enumerate(recipes):
-        model = compress(original, recipe, calibration=sample)
-        exported = to_openvino(model, original.task.example_inputs, target.batch)
-        compiled[str(index)] = compile_openvino(exported, target.float_type, target.threads)
-    inputs = tuple(of_batch(tensor, target.batch) for tensor in sample[0])
-    timings = measure(compiled, inputs, _REPETITIONS)
-    return [1e-3 * timings[str(index)].median_ms for index in range(len(recipes))]
+    """Return the measured seconds of each recipe's exported network; its weights are not fine-tuned.
+
+    All take turns; where they would need too much memory together, so many as fit at a time do with the first one, by
+    which the others' times are set right.
+    """
+    inputs = tuple(of_batch(tensor, target.batch) for tensor in original.calibration[0])
+    others, size = recipes[1:], max(_held_at_once(target, original.graph) - 1, 1)
+    with tqdm(None, "calibration networks", len(recipes), unit="network", leave=False) as bar:
+        first = _compiled(target, original, recipes[0], bar)
+
+        def in_turns(some: Sequence[Recipe]) -> list[float]:
+            compiled = {str(index): _compiled(target, original, recipe, bar) for index, recipe in enumerate(some, 1)}
+            timings = measure({"0": first} | compiled, inputs, _REPETITIONS)
+            return [1e-3 * timings[str(index)].median_ms for index in range(len(some) + 1)]
+
+        rounds = [in_turns(others[start : start + size]) for start in range(0, max(len(others), 1), size)]
+    alone = rounds[0][0]
+    return [alone, *(seconds * alone / reference for reference, *some in rounds for seconds in some)]
+
+
+def _compiled(target: CpuOpenvino, original: Original, recipe: Recipe, bar: Any) -> Any:
+    model = compress(original, recipe, calibration=original.calibration[:1])
+    exported = to_openvino(model, original.task.example_inputs, target.batch)
+    compiled = compile_openvino(exported, target.float_type, target.threads)
+    bar.update()
+    return compiled
+
+
+def _held_at_once(target: CpuOpenvino, graph: LayerGraph) -> int:
+    """Return how many networks like the untouched one have room in memory, with their weights and largest tensors."""
+    layers = graph.layers.values()
+    example = next(it for it in graph.operations if it.kind == "input").shape[0]
+    tensors = max(prod(it.input_shape) + prod(it.output_shape) for it in layers) * target.batch // example
+    size = BYTES_PER_ELEMENT["float32"] * (sum(it.weight_count for it in layers) + tensors)
+    return _MEMORY_BYTES // size
 
 
 def _read(path: Path) -> Coefficients | None:
@@ -111,7 +142,7 @@ def random_recipe(space: Space, random: Random) -> Recipe:
 
 def space_calls(space: Space, target: CpuOpenvino) -> list[KernelCall]:
     """Return the kernel calls of all recipes of the space."""
-    return [call for table in call_tables(space, target) for calls in table.values() for call in calls]
+    return calls_of(call_tables(space, target))
 
 
 def _compute_kernels(calls: Iterable[KernelCall]) -> Iterator[ComputeKernel]:

@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,14 @@ from gulliver.evaluators.latency.kernel import ComputeKernel
 from gulliver.evaluators.latency.kernel_benchmark import REFERENCE
 from gulliver.evaluators.latency.plausible_times import implausible
 from gulliver.tasks.cache import write_atomically
+from tqdm import tqdm
 
 TimeKernels = Callable[[Sequence[ComputeKernel]], dict[ComputeKernel, float]]
 # How often times that cannot be right are measured again.
 _DOUBTS = 2
+# A large network has tens of thousands of kernels: so many are timed at once, and the table is saved every few times.
+_PORTION = 240
+_SAVED_EVERY = 5
 _COLUMNS = [item.name for item in fields(ComputeKernel)]
 
 
@@ -38,25 +42,36 @@ class KernelTable:
         return sorted(set(kernels) - self._seconds.keys())
 
     def require(self, kernels: Iterable[ComputeKernel]) -> None:
-        """Measure and store what is missing of these kernels.
+        """Measure and store what is missing of these kernels; what ends this early loses what is measured just then.
 
         Times that cannot be right are measured again, twice at most, and the least is kept, be it plausible or not.
         """
         missing = self.missing(kernels)
         if missing:
-            self._seconds |= self._timed(missing)
-            for _ in range(_DOUBTS):
-                if not (doubtful := sorted({*implausible(self._seconds)} & {*missing})):
-                    break
-                again = self._timed(doubtful)
-                self._seconds |= {kernel: min(again[kernel], self._seconds[kernel]) for kernel in doubtful}
-            _write(self.path, self._seconds)
+            try:
+                self._measure(missing)
+                self._doubt(missing)
+            finally:
+                _write(self.path, self._seconds)
 
     def forget(self, kernels: Iterable[ComputeKernel]) -> None:
         """Delete the times of these kernels, but for the reference, which later times are compared with."""
         for kernel in {*kernels} - {REFERENCE}:
             self._seconds.pop(kernel, None)
         _write(self.path, self._seconds)
+
+    def _measure(self, kernels: list[ComputeKernel]) -> None:
+        for number, portion in enumerate(_portions(kernels), 1):
+            self._seconds |= self._timed(portion)
+            if number % _SAVED_EVERY == 0:
+                _write(self.path, self._seconds)
+
+    def _doubt(self, kernels: list[ComputeKernel]) -> None:
+        for _ in range(_DOUBTS):
+            if not (doubtful := sorted({*implausible(self._seconds)} & {*kernels})):
+                break
+            again = self._timed(doubtful)
+            self._seconds |= {kernel: min(again[kernel], self._seconds[kernel]) for kernel in doubtful}
 
     def _timed(self, kernels: Sequence[ComputeKernel]) -> dict[ComputeKernel, float]:
         timed = self.time_kernels(kernels)
@@ -74,6 +89,15 @@ class KernelTable:
         if kernel not in self._seconds:
             self.require([kernel])
         return self._seconds[kernel]
+
+
+def _portions(kernels: list[ComputeKernel]) -> Iterator[list[ComputeKernel]]:
+    """Yield the kernels in portions, and show how many of them are done where there are several."""
+    with tqdm(None, "kernel times", len(kernels), unit="kernel", disable=len(kernels) <= _PORTION) as bar:
+        for start in range(0, len(kernels), _PORTION):
+            portion = kernels[start : start + _PORTION]
+            yield portion
+            bar.update(len(portion))
 
 
 def _read(path: Path) -> dict[ComputeKernel, float]:

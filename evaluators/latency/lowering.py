@@ -235,7 +235,7 @@ class Lowering:
             return None
         producers = (self._producer(source) for source in addition.inputs)
         floats = [it for it in producers if it is not None and not self._is_int8(it)]
-        return max(floats, key=self.graph.operations.index) if floats else None
+        return max(floats, key=lambda it: self.graph.positions[it.name]) if floats else None
 
     def _producer(self, name: str) -> Operation | None:
         """Return the convolution whose result this is, if nothing but a batch norm lies between."""

@@ -14,12 +14,15 @@ from gulliver.evaluators.latency.target import LatencyModel, Target
 from gulliver.spaces.layer_graph import Operation
 from gulliver.spaces.space import Space
 from gulliver.tasks.errors import InputError
+from tqdm import tqdm
 
 Answers = tuple[tuple[str, int], ...]
 Calls = tuple[KernelCall, ...]
 CallTable = Mapping[Answers, Calls]
 # More answers for one operation take minutes and gigabytes, and grow from choice to choice.
 MOST_ANSWERS = 2**19
+# Most networks' tables are made sooner than a progress bar is read.
+_SILENT_SECONDS = 2.0
 
 
 class _UnknownRungError(Exception):
@@ -82,13 +85,19 @@ def _too_many(operation: Operation, answers: Answers) -> str:
 
 def call_tables(space: Space, target: Target) -> list[CallTable]:
     """Return the tables of all operations of the space's network, in order of execution."""
-    return [call_table(space, target, operation) for operation in space.graph.operations]
+    operations = tqdm(space.graph.operations, "kernel calls", unit="operation", leave=False, delay=_SILENT_SECONDS)
+    return [call_table(space, target, operation) for operation in operations]
+
+
+def calls_of(tables: Iterable[CallTable]) -> list[KernelCall]:
+    """Return the kernel calls of all recipes."""
+    return [call for table in tables for calls in table.values() for call in calls]
 
 
 def price(space: Space, tables: Iterable[CallTable], model: LatencyModel) -> tuple[Factor, ...]:
     """Return the milliseconds of every recipe of the space: one factor for the network, one for each operation."""
     tables = list(tables)
-    model.require([call.kernel for table in tables for calls in table.values() for call in calls])
+    model.require([call.kernel for call in calls_of(tables)])
     positions = {dimension.name: index for index, dimension in enumerate(space.dimensions)}
     sizes = [dimension.rungs for dimension in space.dimensions]
     network = Factor((), np.array(model.total_ms(())))

@@ -1,7 +1,7 @@
 import pytest
 import torch
 from gulliver.compressors.decompose import split_layer
-from gulliver.compressors.ranks import energy_rank, noise_free_rank, suggest_rank, unfolded
+from gulliver.compressors.ranks import energy_rank, noise_free_rank, suggest_ranks, unfolded
 from gulliver.spaces.recipe import Decompose
 from torch import nn
 
@@ -42,9 +42,17 @@ def test_suggested_ranks_come_in_multiples():
     layer = nn.Linear(40, 30)
     with torch.no_grad():
         layer.weight.copy_(with_singular_values([10.0] * 13, 30, 40))
-    assert suggest_rank(layer, share=0.999) == 13
-    assert suggest_rank(layer, share=0.999, multiple=8) == 16
-    assert suggest_rank(layer, share=0.01, multiple=8) == 8
+    assert suggest_ranks(layer, [0.999]) == (13,)
+    assert suggest_ranks(layer, [0.999, 0.01], multiple=8) == (16, 8)
+
+
+def test_all_ranks_of_a_layer_take_one_singular_value_decomposition(monkeypatch):
+    layer = nn.Linear(40, 30)
+    wanted = energy_rank(layer.weight.detach(), 0.9), max(noise_free_rank(layer.weight.detach()), 1)
+    decomposed, decompose = [], torch.linalg.svdvals
+    monkeypatch.setattr(torch.linalg, "svdvals", lambda matrix: decomposed.append(matrix) or decompose(matrix))
+    assert suggest_ranks(layer, [0.9, None]) == wanted
+    assert len(decomposed) == 1
 
 
 @pytest.mark.parametrize("kind", ["svd", "channel_svd"])

@@ -5,6 +5,7 @@ import pytest
 import torch
 from gulliver.compressors.candidates import Candidates
 from gulliver.compressors.compress import compress, read_original
+from gulliver.compressors.decompose import split_layer
 from gulliver.evaluators import taylor
 from gulliver.evaluators.divergence import kl_divergence, mean_divergence
 from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
@@ -287,10 +288,36 @@ def test_choices_that_were_seen_apart_run_no_layer_again_when_they_come_together
     loss = TaylorLoss(original, 20)
     for layers in (first, last, {"first": ROUNDED}):
         loss(recipe_of(original, layers))
-    monkeypatch.setattr(taylor, "_effect", None)
+    monkeypatch.setattr(taylor, "_effect_on", None)
     assert loss(together) == wanted
     with pytest.raises(TypeError):
         loss(recipe_of(original, {**first, **last}))
+
+
+def test_layers_that_see_too_much_are_seen_in_groups_with_the_same_estimates(monkeypatch):
+    parts = noise(16, 6), noise(4, 6, seed=1)
+    original, observe, seen = original_of(Classifier(), *parts), taylor._observe, []
+    recipes = [recipe_of(original, it) for it in SMALL.values()]
+    wanted = taylor_losses(original, recipes, 20)
+
+    def observed(original, layers, inputs, samples):
+        seen.append((layers, samples))
+        return observe(original, layers, inputs, samples)
+
+    monkeypatch.setattr(taylor, "_observe", observed)
+    # Of 20 samples the first layer sees 6 inputs and 8 gradients of 4 bytes, the last one 8 and 4.
+    assert [*TaylorLoss(original, 20, 20 * 4 * 14 + 20 * 4 * 12).losses(recipes)] == wanted
+    assert seen == [(("first", "last"), 16), (("first", "last"), 4)]
+    seen.clear()
+    assert [*TaylorLoss(original, 20, 20 * 4 * 14 + 20 * 4 * 12 - 1).losses(recipes)] == wanted
+    assert seen == [(("last",), 16), (("last",), 4)], "the first layer reads inputs that stay"
+
+
+def test_a_layer_is_split_once_for_all_batches(monkeypatch):
+    original, split, made = original_of(Classifier(), *(noise(4, 6, seed=it) for it in range(5))), split_layer, []
+    monkeypatch.setattr(taylor, "split_layer", lambda *given: made.append(given) or split(*given))
+    TaylorLoss(original, 20)(recipe_of(original, SMALL["rank 3 of 4"]))
+    assert len(made) == 1
 
 
 def test_no_more_samples_are_seen_than_asked_for():

@@ -170,3 +170,10 @@ def test_a_task_of_ones_own_is_found_in_a_folder_of_ones_own(tmp_path):
     (tmp_path / "task" / "mine.yaml").write_text("_target_: gulliver.tasks.digits_cnn.DigitsCNN\nseed: 3\n")
     job = check("search", [f"hydra.searchpath=[file://{tmp_path}]", "task=mine"])
     assert job.task.settings.seed == 3
+
+
+def test_an_unknown_key_of_a_task_of_ones_own_is_named_with_the_known_ones(tmp_path):
+    (tmp_path / "task").mkdir()
+    (tmp_path / "task" / "mine.yaml").write_text("_target_: gulliver.tasks.digits_cnn.DigitsCNN\nseed: 3\n")
+    with pytest.raises(InputError, match=r"^unknown key task\.sede; known keys are seed$"):
+        check("search", [f"hydra.searchpath=[file://{tmp_path}]", "task=mine", "task.sede=4"])

@@ -9,6 +9,8 @@ import pytest
 import torch
 from gulliver.compressors.compress import read_original
 from gulliver.evaluators.latency.chip_target import ChipTarget
+from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
+from gulliver.evaluators.latency.price_tables import call_tables, calls_of
 from gulliver.search import Budget, search
 from gulliver.search.apply_recipe import apply_recipe
 from gulliver.search.report import draw_front
@@ -21,6 +23,7 @@ from gulliver.spaces.space import untouched
 from gulliver.spaces.space_options import SpaceOptions
 from gulliver.spaces.trace import trace
 from gulliver.tasks.digits_cnn import DigitsCNN
+from gulliver.tasks.errors import InputError
 from gulliver.tasks.moe_block import MoeBlock
 from matplotlib.figure import Figure
 
@@ -152,3 +155,29 @@ def test_why_there_is_no_onnx_model_is_one_line_whatever_the_error_says(searched
     said = []
     apply_recipe(result.best.recipe, task, CHIP, tmp_path, said.append, ("openvino", "onnx"))
     assert said[-1] == f"ONNX model           not written: {reason}"
+
+
+def test_a_network_with_too_many_prices_is_refused_before_anything_is_measured_of_it(tmp_path, monkeypatch):
+    measured = []
+    monkeypatch.setattr("gulliver.search.run_search.measure_sensitivities", lambda *given: measured.append(given))
+    monkeypatch.setattr("gulliver.evaluators.latency.price_tables.MOST_ANSWERS", 4)
+    with pytest.raises(InputError, match="at most 4 combinations"):
+        search(TASKS["moe_block"](), out=tmp_path, **QUICK)
+    assert not measured
+
+
+def test_the_kernels_that_are_timed_are_those_of_the_tables_that_the_guide_goes_by(tmp_path, monkeypatch):
+    class TimedError(Exception):
+        pass
+
+    def time_calls(target, original, space, calls, fit_file):
+        raise TimedError(calls)
+
+    made = []
+    monkeypatch.setattr("gulliver.evaluators.latency.calibration.calibrate_search", time_calls)
+    monkeypatch.setattr("gulliver.search.run_search.call_tables", lambda *of: made.append(call_tables(*of)) or made[-1])
+    monkeypatch.setattr("gulliver.evaluators.latency.calibration.call_tables", None)
+    with pytest.raises(TimedError) as stopped:
+        search(TASKS["moe_block"](), out=tmp_path, **QUICK | {"target": CpuOpenvino(batch=1)})
+    assert len(made) == 1
+    assert stopped.value.args[0] == calls_of(made[0])

@@ -30,3 +30,8 @@ def test_the_stem_is_read_by_the_block_and_by_its_addition(residual):
 def test_an_operation_is_found_by_its_name(residual):
     assert all(residual.by_name[it.name] is it for it in residual.operations)
     assert len(residual.by_name) == len(residual.operations)
+
+
+def test_an_operation_is_at_its_position_in_the_order_of_execution(residual):
+    assert [residual.operations[at].name for at in residual.positions.values()] == [*residual.positions]
+    assert len(residual.positions) == len(residual.operations)

@@ -1,6 +1,7 @@
 import os
 import time
 from dataclasses import replace
+from math import prod
 
 import pytest
 import torch
@@ -12,10 +13,12 @@ from gulliver.evaluators.latency.calibration import (
     forget,
     forget_old_fit,
     kernel_table,
+    measure_recipes,
 )
 from gulliver.evaluators.latency.cpu_latency_model import Coefficients, CpuLatencyModel
 from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
 from gulliver.evaluators.latency.kernel import ComputeKernel
+from gulliver.evaluators.latency.measurement import Timing
 from gulliver.spaces.recipe import LayerRecipe, Quantize, Recipe
 from gulliver.spaces.space import Space, untouched
 from gulliver.spaces.space_options import SpaceOptions
@@ -48,6 +51,55 @@ def test_a_network_is_calibrated_once_and_again_when_forgotten(digits_original, 
     assert len(kernel_table(target)) == 1, "the reference kernel is forgotten, or others are kept"
     with pytest.raises(TypeError):
         calibrate(target, digits_original, recipes)
+
+
+class Held:
+    """A compiled network of so many bits, the most of which that there were at a time being noted."""
+
+    now = most = 0
+
+    def __init__(self, network):
+        self.bits = network
+        Held.now += 1
+        Held.most = max(Held.most, Held.now)
+
+    def __del__(self):
+        Held.now -= 1
+
+
+@pytest.mark.parametrize(("room", "rounds"), [(0, 5), (2, 5), (3, 3), (6, 1)])
+def test_no_more_networks_are_held_than_have_room_and_all_are_compared_with_the_first(
+    digits_original, monkeypatch, room, rounds
+):
+    target = CpuOpenvino(batch=16)
+    layers = digits_original.graph.layers
+    recipes = [Recipe(dict.fromkeys(layers, LayerRecipe(quantize=Quantize(bits)))) for bits in range(3, 9)]
+    speeds = iter(range(1, 6))
+
+    def measure(compiled, inputs, repetitions):
+        speed = next(speeds)
+        return {name: Timing(it.bits * speed, 0.0, 0.0) for name, it in compiled.items()}
+
+    monkeypatch.setattr(Held, "most", 0)
+    monkeypatch.setattr(calibration, "_held_at_once", lambda *_: room)
+    chosen = dict(zip((it.key for it in recipes), range(3, 9), strict=True))
+    monkeypatch.setattr(calibration, "compress", lambda original, recipe, calibration: chosen[recipe.key])
+    monkeypatch.setattr(calibration, "to_openvino", lambda model, *_: model)
+    monkeypatch.setattr(calibration, "compile_openvino", lambda model, *_: Held(model))
+    monkeypatch.setattr(calibration, "measure", measure)
+    assert measure_recipes(target, digits_original, recipes) == pytest.approx([it * 1e-3 for it in range(3, 9)])
+    assert next(speeds, 6) == rounds + 1
+    assert (Held.most, Held.now) == (max(room, 2), 0)
+
+
+def test_the_room_for_networks_is_that_of_their_weights_and_largest_tensors(digits_original, monkeypatch):
+    layers = digits_original.graph.layers.values()
+    weights = sum(it.weight_count for it in layers)
+    # The largest layer of digits_cnn reads and gives most values; the example inputs are one sample.
+    values = max(prod(it.input_shape) + prod(it.output_shape) for it in layers)
+    monkeypatch.setattr(calibration, "_MEMORY_BYTES", 3 * 4 * (weights + 16 * values))
+    assert calibration._held_at_once(CpuOpenvino(batch=16), digits_original.graph) == 3
+    assert calibration._held_at_once(CpuOpenvino(batch=17), digits_original.graph) == 2
 
 
 def test_the_latency_of_the_untouched_network_is_kept_with_the_fit(digits_original, monkeypatch):

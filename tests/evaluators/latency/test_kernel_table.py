@@ -2,6 +2,7 @@ import csv
 from dataclasses import replace
 
 import pytest
+from gulliver.evaluators.latency import kernel_table
 from gulliver.evaluators.latency.kernel import ComputeKernel
 from gulliver.evaluators.latency.kernel_benchmark import REFERENCE
 from gulliver.evaluators.latency.kernel_table import KernelTable
@@ -96,6 +97,27 @@ def test_a_measurement_that_fails_leaves_the_file_as_it_was(table, tmp_path):
         broken.require([kernel(1), kernel(2)])
     assert table.path.read_bytes() == before
     assert list(table.path.parent.iterdir()) == [table.path]
+
+
+def test_a_measurement_that_is_stopped_or_killed_keeps_the_portions_before(tmp_path, monkeypatch):
+    monkeypatch.setattr(kernel_table, "_PORTION", 2)
+    monkeypatch.setattr(kernel_table, "_SAVED_EVERY", 2)
+    wanted = [kernel(batch) for batch in range(1, 8)]
+    portions, saved = [], []
+
+    def stopped_in_the_fourth(kernels):
+        portions.append(list(kernels))
+        saved.append(len(KernelTable(table.path, None)))
+        if len(portions) == 4:
+            raise KeyboardInterrupt
+        return {it: it.batch / 3e6 for it in kernels}
+
+    table = KernelTable(tmp_path / "times.csv", stopped_in_the_fourth)
+    with pytest.raises(KeyboardInterrupt):
+        table.require(wanted)
+    assert saved == [0, 0, 4, 4]
+    KernelTable(table.path, stopped_in_the_fourth).require(wanted)
+    assert portions == [wanted[:2], wanted[2:4], wanted[4:6], wanted[6:], wanted[6:]]
 
 
 def test_kernels_measured_later_are_set_right_by_the_reference_kernel(tmp_path):
