@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from gulliver.spaces.recipe import CALIBRATORS, DECOMPOSITIONS
+from gulliver.spaces.recipe import ACTIVATION_BITS, CALIBRATORS, DECOMPOSITIONS, WEIGHT_BITS
 from gulliver.tasks.errors import InputError
 
 
@@ -29,6 +29,7 @@ class SpaceOptions:
     def __post_init__(self) -> None:
         if not 0 <= self.max_ratio < 1:
             raise InputError(f"`0 <= space.max_ratio < 1` must hold, but it is {self.max_ratio}")
+        _check_bits(self.bits)
         for rank in self.ranks:
             if not 0 < rank < 1:
                 raise InputError(f"`0 < rank < 1` must hold for space.ranks, but one is {rank}")
@@ -39,3 +40,12 @@ class SpaceOptions:
                     f"space.{key} must be one or more different ones of {', '.join(known)}, "
                     f"but are {', '.join(names) or 'none'}"
                 )
+
+
+def _check_bits(bits: tuple[tuple[int, int], ...]) -> None:
+    for weight_bits, activation_bits in bits:
+        if weight_bits not in WEIGHT_BITS or activation_bits not in ACTIVATION_BITS:
+            raise InputError(
+                "`2 <= weight bits <= 8` and `4 <= activation bits <= 16` must hold for space.bits, "
+                f"but one is [{weight_bits}, {activation_bits}]"
+            )

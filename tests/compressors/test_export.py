@@ -131,6 +131,15 @@ def test_weights_in_groups_are_exported_in_their_integer_type_and_give_the_simul
     assert tmp_path.joinpath("network.bin").stat().st_size < weights * bits / 8 + 4 * (weights / 64 + 192) + 400
 
 
+def test_weights_in_groups_of_as_many_as_there_are_outputs_give_the_simulated_outputs_behind_a_flatten():
+    # OpenVINO 2026.4 multiplies columns by the scales of groups where 16 groups of 4 outputs are as many as 64 inputs.
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 4)).eval()
+    inputs = torch.randn(BATCH, 16, 2, 2)
+    model = quantize(network, Recipe({"1": LayerRecipe(quantize=Quantize(8, 8, group_size=4))}), [(inputs,)])
+    with torch.no_grad():
+        torch.testing.assert_close(run(to_openvino(model, (inputs,), BATCH), inputs), model(inputs), rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("batch", [4, 6, 8])
 @pytest.mark.parametrize("bias", [None, 0.0, 0.5])
 def test_linear_layers_in_a_row_give_the_simulated_outputs_at_small_batches_too(bias, batch, tmp_path):

@@ -1,5 +1,5 @@
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -7,7 +7,8 @@ import pytest
 import yaml
 from gulliver import conf
 from gulliver.search.configuration import build, build_target
-from gulliver.search.settings import Budget, FinalistSettings
+from gulliver.search.sensitivity import SensitivitySettings
+from gulliver.search.settings import Budget, FinalistSettings, TrialSettings
 from gulliver.spaces.space_options import SpaceOptions
 from gulliver.tasks.errors import InputError
 
@@ -108,10 +109,26 @@ def test_groups_inside_groups_are_built_too():
         build(FinalistSettings, {"finetune": {"epoch": 3}}, "finalists")
 
 
-def test_the_file_of_the_space_mirrors_its_options():
-    values = yaml.safe_load((Path(conf.__file__).parent / "space" / "default.yaml").read_text())
-    assert set(values) == {item.name for item in fields(SpaceOptions)}
-    assert build(SpaceOptions, values, "space") == SpaceOptions()
+@pytest.mark.parametrize(
+    ("group", "constructor"),
+    [
+        ("budget", Budget),
+        ("finalists", FinalistSettings),
+        ("sensitivity", SensitivitySettings),
+        ("space", SpaceOptions),
+        ("trial", TrialSettings),
+    ],
+)
+def test_the_file_of_a_group_mirrors_its_constructor(group, constructor):
+    values = yaml.safe_load((Path(conf.__file__).parent / group / "default.yaml").read_text())
+    built = build(constructor, values, group)
+    assert built == constructor()
+    assert keys_of(values) == keys_of(asdict(built))
+
+
+def keys_of(values):
+    """Return the keys, and those of the groups among their values."""
+    return {key: keys_of(value) if isinstance(value, dict) else None for key, value in values.items()}
 
 
 def test_lists_of_pairs_become_tuples_of_pairs():

@@ -6,6 +6,14 @@ from gulliver.tasks.errors import InputError
 @pytest.mark.parametrize(
     ("options", "rule"),
     [
+        (
+            {"bits": ((8, 8), (9, 8))},
+            "`2 <= weight bits <= 8` and `4 <= activation bits <= 16` must hold for space.bits, but one is [9, 8]",
+        ),
+        (
+            {"bits": ((8, 2),)},
+            "`2 <= weight bits <= 8` and `4 <= activation bits <= 16` must hold for space.bits, but one is [8, 2]",
+        ),
         ({"max_ratio": 1}, "`0 <= space.max_ratio < 1` must hold, but it is 1"),
         ({"max_ratio": -0.5}, "`0 <= space.max_ratio < 1` must hold, but it is -0.5"),
         ({"ranks": (0.5, 1.0)}, "`0 < rank < 1` must hold for space.ranks, but one is 1.0"),
