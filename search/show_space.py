@@ -13,7 +13,17 @@ from gulliver.spaces.space_options import SpaceOptions
 from gulliver.tasks.protocol import Task
 
 _ENERGY = 0.9
-_HEADINGS = ("layer", "kind", "weights", "precisions", "channels", "ranks", f"{_ENERGY:.0%} energy", "not noise")
+_HEADINGS = (
+    "layer",
+    "kind",
+    "weights",
+    "precisions",
+    "channels",
+    "pattern",
+    "ranks",
+    f"{_ENERGY:.0%} energy",
+    "not noise",
+)
 _EXPLANATION = (
     f"`{_ENERGY:.0%} energy` and `not noise` are ranks that the weights alone suggest for the first kind of split:",
     f"what keeps {_ENERGY:.0%} of their squares, and what variational Bayes tells from noise. All ranks are multiples",
@@ -40,7 +50,8 @@ def _rows(original: Original, space: Space, multiple: int) -> Iterator[tuple[str
     for name, layer in original.graph.layers.items():
         precisions = (f"w{it.weight_bits}a{it.activation_bits}" for it in space.ladders.precisions(layer))
         cells = (layer.kind, f"{layer.weight_count:,}", _listed(precisions), _channels(groups.get(name), layer, space))
-        yield name, *cells, *_ranks(original, layer, space, multiple)
+        pattern = "2:4" if space.ladders.may_be_semi_structured(layer) else "-"
+        yield name, *cells, pattern, *_ranks(original, layer, space, multiple)
 
 
 def _channels(group: ChannelGroup | None, layer: Layer, space: Space) -> str:

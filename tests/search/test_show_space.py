@@ -1,5 +1,6 @@
 import pytest
 import torch
+from gulliver.evaluators.latency.chip_target import ChipTarget
 from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
 from gulliver.search.launch import check
 from gulliver.search.show_space import show_space
@@ -42,14 +43,20 @@ def test_a_line_says_what_may_become_of_a_layer_and_which_ranks_its_weights_sugg
     text = show_space(task, CpuOpenvino(), SpaceOptions())
     assert text.startswith("convolutions on cpu_openvino: 3 layers, ")
     # A split saves something below 64 * 64 * 9 / (64 * 3 + 3 * 64) = 96; of that 67% and 33%, in multiples of 16.
-    assert cells_of(text, "1") == ["1", "conv2d", "36,864", "w8a8", "64 to 16", "64, 32", "8", "8"]
+    assert cells_of(text, "1") == ["1", "conv2d", "36,864", "w8a8", "64 to 16", "-", "64, 32", "8", "8"]
     # Below 5 * 64 * 9 / (64 * 3 + 3 * 5) = 13.9 there is one multiple of 8.
-    assert cells_of(text, "2")[4:6] == ["5", "8"]
+    assert cells_of(text, "2")[4:7] == ["5", "-", "8"]
+
+
+def test_weights_in_fours_are_shown_where_the_target_skips_their_zeros(task):
+    text = show_space(task, ChipTarget("ascend_910b2"), SpaceOptions())
+    assert [cells_of(text, name)[5] for name in ("0", "1", "2")] == ["-", "2:4", "2:4"]
+    assert "0: 2:4 is not offered, because input channels must come in fours, but it reads 3" in text
 
 
 def test_what_is_not_offered_is_said_with_the_reason(task):
     text = show_space(task, CpuOpenvino(), SpaceOptions(keep_float=("1",), ranks=()))
-    assert cells_of(text, "1") == ["1", "conv2d", "36,864", "-", "64 to 16", "-", "-", "-"]
+    assert cells_of(text, "1") == ["1", "conv2d", "36,864", "-", "64 to 16", "-", "-", "-", "-"]
     assert text.splitlines()[-1] == "2: channels are not removed, because its channels are the network's outputs"
 
 
