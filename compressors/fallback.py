@@ -98,7 +98,7 @@ def _thinned_groups(recipe: Recipe, graph: LayerGraph) -> Iterator[tuple[Channel
 def _without_fours(recipe: Recipe, model: nn.Module, graph: LayerGraph) -> Iterator[_Change]:
     channels = channels_after(graph, recipe)
     for name, choice in recipe.layers.items():
-        if choice.sparsify is not None and choice.sparsify.kind == "2:4":
+        if choice.is_semi_structured:
             reason = why_not_in_fours(inputs_per_group(graph.layers[name], channels[name]))
             if reason is not None:
                 yield name, replace(choice, sparsify=None), f"no weights are removed: {reason}"

@@ -10,7 +10,7 @@ from gulliver.compressors.reconstruct import Removed
 from gulliver.compressors.second_order import halve_rows
 from gulliver.compressors.store import Store
 from gulliver.spaces.network_identity import tensor_bytes
-from gulliver.spaces.recipe import IN_FOURS, Recipe
+from gulliver.spaces.recipe import Recipe
 from gulliver.spaces.shapes import why_not_in_fours
 from gulliver.tasks.errors import InputError
 from gulliver.tasks.protocol import Inputs
@@ -26,7 +26,7 @@ def sparsify_in_fours(
     halved: Store,
 ) -> nn.Module:
     """Zero in place two of every four weights of the recipe's layers; see `halved_weights`."""
-    names = [name for name, choice in recipe.layers.items() if choice.sparsify == IN_FOURS]
+    names = [name for name, choice in recipe.layers.items() if choice.is_semi_structured]
     weights = halved_weights(model, original, names, removed, calibration, halved)
     with torch.no_grad():
         for name, weight in weights.items():

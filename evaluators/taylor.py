@@ -95,9 +95,9 @@ class TaylorLoss:
             raise InputError(f"the loss of plain choices alone can be estimated, but {reason}")
         removed = dict(_removed_inputs(self._original, recipe))
         return [
-            _Change(name, LayerRecipe(fours, choice.decompose, choice.quantize), removed.get(name, ()))
+            _Change(name, replace(choice, sparsify=_fours(choice)), removed.get(name, ()))
             for name, choice in recipe.layers.items()
-            if (fours := _fours(choice)) or choice.decompose or choice.quantize or name in removed
+            if choice.is_semi_structured or choice.decompose or choice.quantize or name in removed
         ]
 
     def _find(self, changes: Iterable[_Change]) -> None:
@@ -124,7 +124,7 @@ class TaylorLoss:
     def _effect(self, change: _Change, seen: Sequence[_Seen]) -> Tensor:
         """Return shape (samples,): the gradient along what the change does to the layer's output on the same inputs."""
         layer = self._original.task.model.get_submodule(change.layer)
-        thinned = self._in_fours(change.layer) if change.choice.sparsify else layer
+        thinned = self._in_fours(change.layer) if change.choice.is_semi_structured else layer
         with torch.no_grad():
             compressed = _compressed(change.layer, thinned, change.choice)
             return torch.cat([_effect_on(layer, compressed, change, batch) for batch in seen])
@@ -226,11 +226,11 @@ def _compressed(name: str, layer: nn.Module, choice: LayerRecipe) -> nn.Module:
 
 
 def _fours(choice: LayerRecipe) -> Sparsify | None:
-    return choice.sparsify if choice.sparsify == IN_FOURS else None
+    return IN_FOURS if choice.is_semi_structured else None
 
 
 def _without_fours(recipe: Recipe) -> Recipe:
-    layers = {name: replace(it, sparsify=None) if _fours(it) else it for name, it in recipe.layers.items()}
+    layers = {name: replace(it, sparsify=None) if it.is_semi_structured else it for name, it in recipe.layers.items()}
     return replace(recipe, layers=layers)
 
 

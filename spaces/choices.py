@@ -45,8 +45,7 @@ class RecipeChoices:
 
     def is_semi_structured(self, layer: str) -> bool:
         """Say whether two of every four of the layer's weights are zero."""
-        sparsify = self.recipe.layers[layer].sparsify
-        return sparsify is not None and sparsify.kind == "2:4"
+        return self.recipe.layers[layer].is_semi_structured
 
     def channels(self, layer: str) -> Channels:
         """Return the layer's channel counts after removals; raises InputError where tied layers differ."""

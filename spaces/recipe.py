@@ -49,7 +49,7 @@ class Sparsify:
     reconstruct: bool = field(default=False, metadata=_YOUNGER)
 
 
-# The one choice that makes a layer 2:4.
+# What a search chooses where it makes a layer 2:4.
 IN_FOURS = Sparsify(0.5, "2:4")
 
 
@@ -109,6 +109,11 @@ class LayerRecipe:
     decompose: Decompose | None = None
     quantize: Quantize | None = None
     fallback: str | None = field(default=None, compare=False)
+
+    @property
+    def is_semi_structured(self) -> bool:
+        """Say whether two of every four of the layer's weights are zero."""
+        return self.sparsify is not None and self.sparsify.kind == "2:4"
 
 
 @dataclass(frozen=True)

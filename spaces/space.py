@@ -158,7 +158,7 @@ class Space:
             group = next(group for group in self.graph.channel_groups if group.name == name)
             asked, offered = group_ratio(group, recipe), self.ladders.ratios(group)
         elif dimension.method == "pattern":
-            asked, offered = choice.sparsify == IN_FOURS, (False, True)
+            asked, offered = choice.is_semi_structured, (False, True)
         else:
             asked = Decompose(choice.decompose.rank, choice.decompose.kind) if choice.decompose else None
             offered = (None, *self.ladders.splits(layer, channels[name]))

@@ -75,6 +75,13 @@ def test_no_channel_is_removed_and_zeros_outlast_learning_and_rounding(originals
         assert ((weight.reshape(len(weight), -1, 4, 9) != 0).sum(2) <= 2).all()
 
 
+def test_a_criterion_that_only_channels_have_leaves_a_layer_in_fours():
+    network, inputs = nn.Sequential(nn.Linear(8, 4)), torch.randn(16, 8)
+    recipe = Recipe({"0": LayerRecipe(Sparsify(0.5, "2:4", criterion="taylor", reconstruct=True))})
+    sparsify_in_fours(network, copy.deepcopy(network), recipe, {}, [(inputs,)], Store(0))
+    assert ((network[0].weight.reshape(4, 2, 4) != 0).sum(-1) == 2).all()
+
+
 def test_input_channels_that_are_gone_have_no_part_in_what_is_made_good():
     # Of two groups of eight, each has lost its last four.
     torch.manual_seed(0)
