@@ -4,7 +4,7 @@ A layer is linear in its patches: outputs (rows, outputs) = patches (rows, input
 that least squares, second-order rounding and weighted decompositions all need no more than the products' sums.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -64,7 +64,8 @@ def all_input_products(
     model: nn.Module, names: Sequence[str], calibration: Sequence[Inputs]
 ) -> Iterator[tuple[str, Tensor]]:
     """Yield each layer with its `input_products`, the model being run for as many at a time as memory should hold."""
-    for together in _as_memory_holds(model, names):
+    sizes = {name: _products_bytes(model.get_submodule(name)) for name in names}
+    for together in as_memory_holds(sizes, _PRODUCTS_BYTES):
         yield from _products_of(model, together, calibration).items()
 
 
@@ -85,19 +86,23 @@ def _products_of(model: nn.Module, names: Sequence[str], calibration: Sequence[I
     return sums
 
 
-def _as_memory_holds(model: nn.Module, names: Sequence[str]) -> Iterator[list[str]]:
-    """Yield the layers in runs whose products take no more than a bound, or one layer."""
+def _products_bytes(layer: Any) -> int:
+    size: int = layer.weight[0].numel()
+    return _groups(layer) * size**2 * torch.float64.itemsize
+
+
+def as_memory_holds(sizes: Mapping[str, int], memory_bytes: int) -> Iterator[tuple[str, ...]]:
+    """Yield the names in their order, as many at a time as take no more bytes together, or one that takes more."""
     together: list[str] = []
     used = 0
-    for name in names:
-        layer: Any = model.get_submodule(name)
-        size = 8 * _groups(layer) * layer.weight[0].numel() ** 2
-        if together and used + size > _PRODUCTS_BYTES:
-            yield together
+    for name, size in sizes.items():
+        if together and used + size > memory_bytes:
+            yield tuple(together)
             together, used = [], 0
-        together, used = [*together, name], used + size
+        together.append(name)
+        used += size
     if together:
-        yield together
+        yield tuple(together)
 
 
 def calls_of(model: nn.Module, name: str, calibration: Iterable[Inputs]) -> Iterator[tuple[Tensor, Tensor]]:

@@ -71,9 +71,8 @@ def _key(model: nn.Module, name: str, removed: Removed) -> _Key:
     weight = _layer(model, name).weight
     if (reason := why_not_in_fours(weight.shape[1])) is not None:
         raise InputError(f"{name} cannot have kind='2:4': {reason}")
-    return _Key(
-        name, blake2b(tensor_bytes(weight), digest_size=16).digest(), tuple(sorted(removed.get((name, "in"), ())))
-    )
+    digest = blake2b(tensor_bytes(weight), digest_size=16).digest()
+    return _Key(name, digest, tuple(sorted(removed.get((name, "in"), ()))))
 
 
 def _layer(model: nn.Module, name: str) -> CompressibleLayer:

@@ -21,6 +21,7 @@ from gulliver.compressors.compress import Original, first_samples
 from gulliver.compressors.decompose import split_layer
 from gulliver.compressors.distillation import class_dimension, variance
 from gulliver.compressors.drawn_loss import drawn_loss
+from gulliver.compressors.layer_inputs import as_memory_holds
 from gulliver.compressors.quantize import QuantizedActivation, QuantizedLayer
 from gulliver.compressors.semi_structured import halved_weights
 from gulliver.spaces.layer_graph import ChannelGroup, Layer
@@ -139,16 +140,8 @@ class TaylorLoss:
     @cached_property
     def _groups(self) -> list[tuple[str, ...]]:
         """The layers in their order, as many at a time as see no more than the bytes that there are for it."""
-        groups: list[list[str]] = [[]]
-        left = self._memory_bytes
-        for name, layer in self._original.graph.layers.items():
-            size = self._bytes(layer)
-            if size > left and groups[-1]:
-                groups.append([])
-                left = self._memory_bytes
-            groups[-1].append(name)
-            left -= size
-        return [tuple(group) for group in groups]
+        sizes = {name: self._bytes(layer) for name, layer in self._original.graph.layers.items()}
+        return [*as_memory_holds(sizes, self._memory_bytes)]
 
     def _bytes(self, layer: Layer) -> int:
         """Return what a layer's inputs and its outputs' gradients take on all samples."""

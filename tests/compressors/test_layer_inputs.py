@@ -1,6 +1,13 @@
 import pytest
 import torch
-from gulliver.compressors.layer_inputs import calls_of, outputs_as_rows, patches, product_sums, weight_matrix
+from gulliver.compressors.layer_inputs import (
+    as_memory_holds,
+    calls_of,
+    outputs_as_rows,
+    patches,
+    product_sums,
+    weight_matrix,
+)
 from torch import nn
 
 LAYERS = [
@@ -50,3 +57,9 @@ def test_a_layer_that_is_called_twice_gives_both_calls():
     assert torch.equal(middle, second)
     assert torch.equal(last, network(torch.ones(1, 2)))
     assert not network.linear._forward_hooks
+
+
+def test_names_come_in_order_as_many_as_memory_holds_or_one_that_it_does_not():
+    sizes = {"a": 3, "b": 2, "c": 9, "d": 1, "e": 4}
+    assert [*as_memory_holds(sizes, 5)] == [("a", "b"), ("c",), ("d", "e")]
+    assert [*as_memory_holds({}, 5)] == []
