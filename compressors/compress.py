@@ -174,7 +174,9 @@ def learn_rounding(
     # Without batch norms, which are folded, a network bears a tenth of the learning rate.
     slower = replace(settings, learning_rate=settings.learning_rate / 10, optimizer=SGD)
     with learned_steps(quantized):
-        finetune(quantized, task, slower, "quantization-aware training", half=False, checkpoint=checkpoint, watch=watch)
+        finetune(
+            quantized, task, slower, "quantization-aware training", rounded=True, checkpoint=checkpoint, watch=watch
+        )
     return quantized
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -44,10 +45,12 @@ class Recovery:
 class _Learner:
     """A student with its optimizer; weights that are zero stay zero."""
 
-    def __init__(self, student: nn.Module, steps: int, learning_rate: float, share: float | None = None) -> None:
+    def __init__(
+        self, student: nn.Module, steps: int, learning_rate: float, share: float | None = None, clipped: bool = False
+    ) -> None:
         self.student = student
         _lay_out(student.train(), torch.channels_last)
-        self.optimizer = Optimizer(student, steps, learning_rate, share)
+        self.optimizer = Optimizer(student, steps, learning_rate, share, clipped)
         weights = [it for it in student.parameters() if it.dim() > 1]
         self._zeros = [(it, it.detach() != 0) for it in weights if (it == 0).any()]
 
@@ -93,30 +96,31 @@ def finetune(
     task: Task,
     settings: Finetune,
     stage: str = "fine-tuning",
-    half: bool = True,
+    rounded: bool = False,
     checkpoint: Path | None = None,
     watch: Watch | None = None,
 ) -> nn.Module:
     """Train the student in place to give the original's outputs; return it in evaluation mode.
 
-    It runs in bfloat16 where `half`, which is too coarse for a network that is rounded, and where that is faster. With
-    a `checkpoint`, a run that was interrupted goes on after its last whole epoch, and ends as if it had not been.
-    Every epoch takes as many batches as the first has, or fewer where it has fewer. Training that leads away from the
-    original is undone. Raises InputError where the task has no training inputs in an epoch, or the checkpoint is of
-    another network or settings.
+    It runs in bfloat16 where that is faster, which is too coarse for a network that is `rounded`; such a one has no
+    batch norms either, so that its gradients are clipped. With a `checkpoint`, a run that was interrupted goes on after
+    its last whole epoch, and ends as if it had not been. Every epoch takes as many batches as the first has, or fewer
+    where it has fewer. Training that leads away from the original is undone, and a line says so. Raises InputError
+    where the task has no training inputs in an epoch, or the checkpoint is of another network or settings.
     """
     if not isinstance(task, TrainingTask):
         raise InputError(f"the task {task.name} must have `training(epoch)` for its networks to be fine-tuned")
-    distance = _distance(task, settings, half)
+    distance = _distance(task, settings, rounded)
     with torch.random.fork_rng(devices=[]):
         batches, first = _look_ahead(task, settings, distance.features_layer)
         before, untrained = mean_distance(student, first, distance), copy.deepcopy(student.state_dict())
         share = muon_step(settings.learning_rate, before) if settings.optimizer == MUON else None
-        learner = _Learner(student, settings.epochs * batches, settings.learning_rate, share)
+        learner = _Learner(student, settings.epochs * batches, settings.learning_rate, share, clipped=rounded)
         _Course(task, settings, stage, batches, distance, checkpoint, watch).take(learner)
         # Where a distance is no number, neither is the student.
         if not mean_distance(student, first, distance) <= before:
             student.load_state_dict(untrained)
+            tqdm.write(f"{stage} led away from the original and is undone; try a lower learning_rate", sys.stderr)
         return learner.finish()
 
 
@@ -170,9 +174,10 @@ class _Course:
             learner.student.train()
 
 
-def _distance(task: Task, settings: Finetune, half: bool) -> Distance:
+def _distance(task: Task, settings: Finetune, rounded: bool) -> Distance:
     layer = last_layer(task.model) if settings.feature_weight else None
-    return Distance(task, settings.temperature, half and _is_faster_in_half(task.model), layer, settings.feature_weight)
+    half = not rounded and _is_faster_in_half(task.model)
+    return Distance(task, settings.temperature, half, layer, settings.feature_weight)
 
 
 def _look_ahead(task: TrainingTask, settings: Finetune, layer: str | None) -> tuple[int, list[Lesson]]:

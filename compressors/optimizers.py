@@ -2,9 +2,11 @@
 
 Muon makes all directions of a step alike in length, so that the few steps of a fine-tuning also reach the directions
 whose gradients are small. Source: Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024.
+Without batch norms, gradients may grow with every step that they make too long, unless they are clipped. Source: Brock
+et al., "High-Performance Large-Scale Image Recognition Without Normalization", ICML 2021, section 4.1.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import sqrt
 from typing import Any, Protocol
 
@@ -15,6 +17,8 @@ from torch import Tensor, nn
 _MOMENTUM = 0.9
 _WEIGHT_DECAY = 1e-4
 _STEP_SHARE = 0.25
+_GRADIENT_SHARE = 0.1
+_LEAST_NORM = 1e-3
 
 
 class _HasState(Protocol):
@@ -31,13 +35,25 @@ def muon_step(learning_rate: float, distance: float) -> float:
     return _STEP_SHARE * learning_rate * sqrt(max(distance, 0.0))
 
 
+def clip_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Shorten in place gradients longer than a tenth of what they move, row by row of a weight (equation 3)."""
+    for parameter in parameters:
+        if parameter.grad is not None:
+            most = _GRADIENT_SHARE * _row_norms(parameter.detach()).clamp_min(_LEAST_NORM)
+            norms = _row_norms(parameter.grad).clamp_min(torch.finfo(most.dtype).tiny)
+            parameter.grad.mul_((most / norms).clamp_max(1.0))
+
+
 class Optimizer:
     """The steps of a network's training, whose size rises over the first of them and falls to nothing with the last.
 
-    With a `share` the weights of layers are moved by Muon, by such a share of their norms at the most.
+    With a `share` the weights of layers are moved by Muon, by such a share of their norms at the most. Where `clipped`,
+    no gradient is longer than a tenth of what it moves.
     """
 
-    def __init__(self, network: nn.Module, steps: int, learning_rate: float, share: float | None = None) -> None:
+    def __init__(
+        self, network: nn.Module, steps: int, learning_rate: float, share: float | None = None, clipped: bool = False
+    ) -> None:
         self._matrices = [] if share is None else [_Matrix(it, share) for it in _matrix_weights(network)]
         in_matrices = {id(it.weight) for it in self._matrices}
         others = [it for it in network.parameters() if id(it) not in in_matrices]
@@ -49,13 +65,15 @@ class Optimizer:
         if self._matrices:
             groups = [it.group for it in self._matrices]
             self._optimizers.append(torch.optim.Muon(groups, momentum=_MOMENTUM, weight_decay=0.0))
-        self._network = network
+        self._network, self._clipped = network, clipped
         self._schedules = [_schedule(it, max(steps, 3)) for it in self._optimizers]
 
     def step(self, loss: Tensor) -> None:
         """Move the parameters down the loss's gradient."""
         self._network.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
+        if self._clipped:
+            clip_gradients(self._network.parameters())
         for matrix in self._matrices:
             matrix.read_gradient()
         for optimizer, schedule in zip(self._optimizers, self._schedules, strict=True):
@@ -97,6 +115,12 @@ class _Matrix:
 
     def _in_memory_order(self, tensor: Tensor) -> Tensor:
         return tensor.movedim(1, -1) if self._channels_last else tensor
+
+
+def _row_norms(tensor: Tensor) -> Tensor:
+    """Return the norms of a tensor's rows, of all of it where it has one dimension, to be broadcast with it."""
+    norms: Tensor = torch.linalg.vector_norm(tensor, dim=tuple(range(1, tensor.dim())) or None, keepdim=True)
+    return norms
 
 
 def _matrix_weights(network: nn.Module) -> list[nn.Parameter]:

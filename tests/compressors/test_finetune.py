@@ -259,6 +259,7 @@ def test_training_that_leads_away_from_the_original_is_undone(learning_rate, tas
     finetune(student, task, Finetune(1, learning_rate, optimizer="sgd"))
     assert all(torch.equal(before[name], value) for name, value in student.state_dict().items())
     assert not student.training
+    assert "fine-tuning led away from the original and is undone" in capfd.readouterr().err
 
 
 class DenseTask(TrainableTask):

@@ -2,7 +2,7 @@ import copy
 
 import pytest
 import torch
-from gulliver.compressors.optimizers import Optimizer, muon_step
+from gulliver.compressors.optimizers import Optimizer, clip_gradients, muon_step
 from torch import nn
 
 # Steps rise from 1/25 of the highest learning rate (OneCycleLR's own default).
@@ -95,3 +95,20 @@ def test_muons_steps_are_half_as_long_where_a_quarter_of_the_distance_is_to_go()
     assert muon_step(0.2, 0.16) == pytest.approx(0.25 * 0.2 * 0.4)
     assert muon_step(0.2, 0.04) == pytest.approx(muon_step(0.2, 0.16) / 2)
     assert muon_step(0.2, -1e-9) == 0.0
+
+
+def test_a_row_of_gradients_is_clipped_to_a_tenth_of_its_row_of_weights():
+    weight, bias = nn.Parameter(torch.tensor([[3.0, 4.0], [0.6, 0.8]])), nn.Parameter(torch.zeros(2))
+    frozen = nn.Parameter(torch.ones(2), requires_grad=False)
+    weight.grad, bias.grad = torch.tensor([[30.0, 40.0], [0.03, 0.04]]), torch.tensor([3.0, 4.0])
+    clip_gradients([weight, bias, frozen])
+    torch.testing.assert_close(weight.grad, torch.tensor([[0.3, 0.4], [0.03, 0.04]]))
+    # What is zero would never move; its norm counts as 0.001 at least.
+    torch.testing.assert_close(bias.grad, torch.tensor([6e-5, 8e-5]))
+
+
+def test_a_gradient_of_zero_stays_zero_when_clipped():
+    weight = nn.Parameter(torch.ones(2, 3))
+    weight.grad = torch.zeros(2, 3)
+    clip_gradients([weight])
+    assert weight.grad.tolist() == [[0, 0, 0], [0, 0, 0]]

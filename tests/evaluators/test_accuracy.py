@@ -13,7 +13,7 @@ from gulliver.evaluators.accuracy import (
     sample_scores,
     score,
 )
-from gulliver.spaces.recipe import Decompose, LayerRecipe, Quantize, Recipe, Sparsify
+from gulliver.spaces.recipe import Decompose, Finetune, LayerRecipe, Quantize, Recipe, Sparsify
 from gulliver.tasks.digits_cnn import DigitsCNN
 from gulliver.tasks.errors import InputError
 
@@ -133,6 +133,12 @@ def test_a_few_steps_of_recovery_bring_accuracy_back(digits_original):
         {name: LayerRecipe(Sparsify(0.5) if name in prunable else None) for name in digits_original.graph.layers}
     )
     assert Accuracy(digits_original, Recovery())(recipe) > Accuracy(digits_original)(recipe) + 0.02
+
+
+def test_training_with_rounding_does_not_lead_away_where_batch_norms_are_folded(digits_original, capfd):
+    choices = dict.fromkeys(digits_original.graph.layers, LayerRecipe(quantize=Quantize()))
+    compress(digits_original, Recipe(choices, Finetune(2, quantization_aware=True)))
+    assert "undone" not in capfd.readouterr().err
 
 
 class Counted(Candidates):
