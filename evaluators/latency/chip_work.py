@@ -117,7 +117,7 @@ def _tile_costs(listed: list[Stage], chip: Chip, tile_m: Floats, tile_n: Floats,
     across = np.ceil(np.maximum(_column(listed, "n"), 1) / tile_n) * split
     down = np.ceil(_group_rows(listed)[..., None] / tile_m[:, None])
     tiles = down * (across * (_column(listed, "k") > 0))[:, None]
-    cycles = _cycles(listed, chip, down, across, split)
+    cycles = _cycles(listed, chip, tile_m, tile_n, split)
     moved = _moved_bytes(listed, tile_m, tile_n, split)
     busiest = _busiest_core(tiles, np.stack([np.ones_like(tiles), cycles, moved]), chip.matrix_cores)
     return {
@@ -125,18 +125,18 @@ def _tile_costs(listed: list[Stage], chip: Chip, tile_m: Floats, tile_n: Floats,
         "matrix_s": busiest[1] / chip.clock_hz,
         "load_s": busiest[2] * chip.matrix_cores / chip.l2_bandwidth_bytes_per_s,
         "pieces": _pieces(listed, chip, down, across, tile_m, tile_n),
-        "drain_s": _last_results(listed, chip, tiles.sum(1), down.sum(1), tile_n) / chip.memory_bandwidth_bytes_per_s,
+        "drain_s": _last_results(listed, chip, tiles.sum(1), tile_m, tile_n) / chip.memory_bandwidth_bytes_per_s,
     }
 
 
-def _cycles(listed: list[Stage], chip: Chip, down: Floats, across: Floats, split: Floats) -> Floats:
-    """Return a tile's cycles (stages, groups, candidates): the mean over its group, as edges are less."""
+def _cycles(listed: list[Stage], chip: Chip, tile_m: Floats, tile_n: Floats, split: Floats) -> Floats:
+    """Return a tile's cycles (stages, groups, candidates): those of a full one where its group has one."""
     macs = np.array([[chip.macs_per_cycle(stage.precision)] for stage in listed], dtype=float)
-    high = np.ceil(_group_rows(listed) * _column(listed, "row_factor") / _CUBE)[..., None]
-    wide = np.ceil(_column(listed, "n") / _CUBE) * split
+    rows = np.minimum(tile_m[:, None], _group_rows(listed)[..., None])
+    high = np.ceil(rows * _column(listed, "row_factor")[:, None] / _CUBE)
+    wide = np.ceil(np.minimum(tile_n, _column(listed, "n")) / _CUBE)
     deep = np.ceil(_column(listed, "k") * _column(listed, "density") / split / (macs / _CUBE**2))
-    mean_high = np.divide(high, down, out=np.zeros_like(down), where=down > 0)
-    return np.asarray(mean_high * (wide / across * deep)[:, None])
+    return np.asarray(high * (wide * deep)[:, None])
 
 
 def _moved_bytes(listed: list[Stage], tile_m: Floats, tile_n: Floats, split: Floats) -> Floats:
@@ -173,14 +173,15 @@ def _lies(listed: list[Stage], operand: int, layout: str) -> NDArray[np.bool_]:
     return np.array([[stage.layouts[operand] == layout] for stage in listed])
 
 
-def _last_results(listed: list[Stage], chip: Chip, tiles: Floats, down: Floats, tile_n: Floats) -> Floats:
+def _last_results(listed: list[Stage], chip: Chip, tiles: Floats, tile_m: Floats, tile_n: Floats) -> Floats:
     """Return the bytes of results that nothing is left to hide (stages, candidates): those of each core's last tile."""
     if chip.multiprocessors:
         return np.zeros_like(tiles)
-    rows = _group_rows(listed).sum(1)[:, None]
-    high = np.divide(rows, down, out=np.zeros_like(down), where=down > 0)
-    wide = np.minimum(tile_n, _column(listed, "n"))
-    return np.asarray(np.minimum(tiles, chip.matrix_cores) * high * wide * _column(listed, "output_bytes"))
+    rows, n = _group_rows(listed), _column(listed, "n")
+    full = np.minimum(tile_m, rows.max(1)[:, None]) * np.minimum(tile_n, n)
+    # Tiles at the edges are smaller, but there are no more results than all.
+    results = np.minimum(np.minimum(tiles, chip.matrix_cores) * full, rows.sum(1)[:, None] * n)
+    return np.asarray(results * _column(listed, "output_bytes"))
 
 
 def _busiest_core(tiles: Floats, costs: Floats, cores: int) -> Floats:

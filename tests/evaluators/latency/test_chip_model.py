@@ -63,6 +63,13 @@ def test_tiles_are_dealt_to_cores_in_turn_from_group_to_group():
     assert two_waves.matrix_s[0, 0] == pytest.approx((8 + 1) * 16 * 16 / 1.8e9)
 
 
+def test_the_busiest_core_has_a_full_tile_where_its_group_has_one():
+    # 129 rows are one tile of 128 and one of 1, 257 columns one of 256 and one of 1: four tiles, one a core.
+    done = work([matmul("ascend_910b2", 129, 257, 512, notes="L1 128x256")])
+    assert done.tiles[0, 0] == 1
+    assert done.matrix_s[0, 0] == pytest.approx(8 * 16 * 16 / 1.8e9)
+
+
 def test_outside_the_fused_kernels_the_vector_unit_starts_when_the_matrix_unit_is_done():
     plain = matmul("ascend_910b2", 1024, 3584, 3584, notes='{"output_dtype": "float16"}')
     by_rows = replace(plain, notes='{"output_dtype": "float16"} pertoken')
@@ -130,7 +137,13 @@ def test_results_of_the_last_tiles_have_nothing_to_hide_behind():
     kernel = matmul("ascend_950pr", 1024, 2048, 2048, notes="L1 256x256")
     # 32 tiles on 32 cores: all results, of two bytes, at 1.6e12 bytes a second.
     assert work([kernel]).drain_s[0, 0] == pytest.approx(1024 * 2048 * 2 / 1.6e12)
-    assert work([replace(kernel, m=4096, group_rows=(4096,))]).drain_s[0, 0] == pytest.approx(1024 * 2048 * 2 / 1.6e12)
+    # 40 tiles, of which 8 have a single row: a core may end with a full one.
+    for rows in (1025, 4096):
+        longer = replace(kernel, m=rows, group_rows=(rows,))
+        assert work([longer]).drain_s[0, 0] == pytest.approx(1024 * 2048 * 2 / 1.6e12)
+    # 32 tiles of 256 rows have room for more results than there are.
+    shorter = replace(kernel, m=1000, group_rows=(1000,))
+    assert work([shorter]).drain_s[0, 0] == pytest.approx(1000 * 2048 * 2 / 1.6e12)
     assert not work([replace(kernel, chip="nvidia_l40s", operation="gemm")]).drain_s.any()
 
 
