@@ -105,10 +105,12 @@ def _even_tile(stage: Stage, chip: Chip) -> tuple[int, int]:
     if not 0 < most <= chip.few_rows:
         return chip.tiles[0]
     high = ceil(most / _CUBE) * _CUBE
-    columns = stage.n * sum(rows > 0 for rows in stage.group_rows)
+    used = sum(rows > 0 for rows in stage.group_rows)
     widest = max(rows * width for rows, width in chip.tiles) // high
-    turns = ceil(columns / (chip.matrix_cores * widest))
-    wide = ceil(columns / (chip.matrix_cores * turns) / _CUBE) * _CUBE
+    # A tile ends where its group does.
+    turns = ceil(used * ceil(stage.n / widest) / chip.matrix_cores)
+    across = turns * chip.matrix_cores // used
+    wide = ceil(stage.n / across / _CUBE) * _CUBE
     return high, min(max(wide, _NARROWEST), widest)
 
 

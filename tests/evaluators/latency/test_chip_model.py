@@ -118,6 +118,12 @@ def test_columns_of_few_rows_are_dealt_evenly_to_the_cores():
     assert many.load_s[0, -1] == many.load_s[0, 0]
 
 
+def test_even_columns_end_where_their_group_does():
+    # 5 groups on 24 cores: 4 tiles of 1024 columns each; of 864, as many as a core has, each would have a fifth.
+    five_groups = matmul("ascend_910b2", 5, 4096, 512, group_rows=(1,) * 5)
+    assert work([five_groups]).tiles[0, -1] == 1
+
+
 def test_a_core_waits_for_every_512_bytes_of_a_row_that_is_not_in_l2():
     kernel = matmul("ascend_910b2", 256, 6144, 2048, "float16", "float16", "grouped_matmul", notes="L1 128x256")
     # 24 tiles of weights, of 2048 rows of 512 bytes, and 2 of activations, of 128 rows of 8 pieces, on 24 cores.
