@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from gulliver.evaluators.latency.chip import read_chip
+from gulliver.evaluators.latency.chip import Chip, read_chip
 from gulliver.evaluators.latency.chip_work import Floats, Work, work
-from gulliver.evaluators.latency.kernel_stages import AnyKernel, stages
+from gulliver.evaluators.latency.kernel_stages import AnyKernel, Stage, ways
 from gulliver.evaluators.latency.published_kernel import EXPERTS, FUSED, FUSED_HALF
 from numpy.typing import NDArray
 
@@ -68,22 +68,34 @@ def price(kernels: Sequence[AnyKernel], fit: Efficiencies, done: Work | None = N
     parts = unit_seconds(kernels, fit, done)
     stage_s = _stage_seconds(parts, fit.overlap, done.in_turn) + done.many_rows * fit.matrix_start_s
     stage_s = stage_s + done.drain_s / fit.memory_efficiency
-    best = stage_s.argmin(1)[:, None]
-    count = len(kernels)
-    total = np.bincount(done.kernel, np.take_along_axis(stage_s, best, 1)[:, 0], count)
+    best = stage_s.argmin(1)
+    barriers_s = (np.bincount(done.way, minlength=len(done.kernel)) - 1) * fit.barrier_s
+    fastest = _fastest(_of_ways(done, stage_s, best) + barriers_s, done.kernel)
+    total, matrix, vector, memory, load = (_of_ways(done, part, best)[fastest] for part in (stage_s, *parts))
     conversion_s = done.conversion_s / fit.conversion_efficiency
-    fixed_s = launch_seconds(kernels, fit) + (np.bincount(done.kernel, minlength=count) - 1) * fit.barrier_s
-    chosen = [np.bincount(done.kernel, np.take_along_axis(part, best, 1)[:, 0], count) for part in parts]
-    matrix, vector, memory, load = chosen
+    fixed_s = launch_seconds(kernels, fit) + barriers_s[fastest]
     bound = np.argmax([matrix, vector, np.maximum(memory, load) + conversion_s, fixed_s], 0)
     return Prices(total + conversion_s + fixed_s, tuple(BOUNDS[index] for index in bound))
 
 
+def _of_ways(done: Work, part: Floats, best: NDArray[np.int64]) -> Floats:
+    """Return the sums (ways,) of a part of the stages (stages, candidates), each of its best candidate (stages,)."""
+    chosen = np.take_along_axis(part, best[:, None], 1)[:, 0]
+    return np.asarray(np.bincount(done.way, chosen, len(done.kernel)), dtype=np.float64)
+
+
+def _fastest(way_s: Floats, kernel: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the number of each kernel's fastest way (kernels,), of those that `kernel` (ways,) says are its own."""
+    order = np.lexsort((way_s, kernel))
+    return order[np.unique(kernel[order], return_index=True)[1]]
+
+
 def unit_seconds(kernels: Sequence[AnyKernel], fit: Efficiencies, done: Work) -> tuple[Floats, ...]:
     """Return the seconds (stages, candidates) of the matrix unit, the vector unit, memory and L2."""
-    matrix_factor = _by_family(kernels, fit.matrix_factor, 1.0)[done.kernel][:, None]
-    memory_factor = _by_family(kernels, fit.memory_factor, 1.0)[done.kernel][:, None]
-    load_factor = _by_family(kernels, fit.load_factor, 1.0)[done.kernel][:, None]
+    kernel = done.kernel[done.way]
+    matrix_factor = _by_family(kernels, fit.matrix_factor, 1.0)[kernel][:, None]
+    memory_factor = _by_family(kernels, fit.memory_factor, 1.0)[kernel][:, None]
+    load_factor = _by_family(kernels, fit.load_factor, 1.0)[kernel][:, None]
     slow = np.where(done.aligned, 1.0, fit.unaligned_factor)
     matrix = (
         done.matrix_s / (fit.matrix_efficiency * matrix_factor) + done.tiles * fit.tile_s + done.blocks * fit.block_s
@@ -101,14 +113,16 @@ def launch_seconds(kernels: Sequence[AnyKernel], fit: Efficiencies) -> Floats:
 
 
 def roofline(kernels: Sequence[AnyKernel]) -> Floats:
-    """Return the plain roofline's seconds: the larger of arithmetic and memory at stated rates, stage after stage."""
-    return np.array([_roofline(kernel) for kernel in kernels])
+    """Return the plain roofline's seconds: the larger of arithmetic and memory at stated rates, stage after stage.
+
+    Of several ways to run a kernel, it is the fastest one's.
+    """
+    return np.array([min(_roofline(read_chip(kernel.chip), way) for way in ways(kernel)) for kernel in kernels])
 
 
-def _roofline(kernel: AnyKernel) -> float:
-    chip = read_chip(kernel.chip)
+def _roofline(chip: Chip, way: Sequence[Stage]) -> float:
     seconds = 0.0
-    for stage in stages(kernel):
+    for stage in way:
         rate = chip.matrix_cores * chip.macs_per_cycle(stage.precision) * chip.clock_hz
         seconds += max(stage.macs / rate, stage.memory_bytes / chip.memory_bandwidth_bytes_per_s)
     return seconds

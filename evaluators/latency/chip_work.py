@@ -10,7 +10,7 @@ from math import ceil
 
 import numpy as np
 from gulliver.evaluators.latency.chip import Chip, read_chip
-from gulliver.evaluators.latency.kernel_stages import AnyKernel, Stage, conversion_bytes, stages
+from gulliver.evaluators.latency.kernel_stages import AnyKernel, Stage, conversion_bytes, ways
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
@@ -27,10 +27,10 @@ class Work:
     """Ideal seconds by unit: (stages, candidates), or (stages, 1) where the tile does not matter.
 
     `tiles` counts those of the busiest core, `load_s` is that core's traffic with L2, `pieces` are those of rows that
-    it waits for, `drain_s` is what memory takes for the results of the last tiles. `kernel` (stages,) is the kernel
-    that a stage belongs to, `many_rows` (stages, 1) is where a group has more than one and that matters,
-    `in_turn` (stages, 1) is where the matrix unit waits for the vector unit, `blocks` are those of weights that the
-    vector unit hands to the busiest core through memory, `conversion_s` (kernels,).
+    it waits for, `drain_s` is what memory takes for the results of the last tiles. `many_rows` (stages, 1) is where a
+    group has more than one and that matters, `in_turn` (stages, 1) is where the matrix unit waits for the vector unit,
+    `blocks` are those of weights that the vector unit hands to the busiest core through memory. `way` (stages,) is the
+    way that a stage belongs to, `kernel` (ways,) the kernel that a way runs, `conversion_s` (kernels,).
     """
 
     matrix_s: Floats
@@ -45,24 +45,27 @@ class Work:
     many_rows: NDArray[np.bool_]
     in_turn: NDArray[np.bool_]
     blocks: Floats
+    way: NDArray[np.int64]
     kernel: NDArray[np.int64]
     conversion_s: Floats
 
 
 def work(kernels: Sequence[AnyKernel]) -> Work:
     """Return the work of kernels of any chips; raises InputError where a chip cannot run one."""
-    staged = [(index, stage) for index, kernel in enumerate(kernels) for stage in stages(kernel)]
+    known = [(index, way) for index, kernel in enumerate(kernels) for way in ways(kernel)]
+    staged = [(number, stage) for number, (_, way) in enumerate(known) for stage in way]
+    owners = np.array([index for index, _ in known])
     candidates = max((len(_candidates(read_chip(kernel.chip))) for kernel in kernels), default=1) + 1
     parts = []
     for name in sorted({kernel.chip for kernel in kernels}):
-        mine = [(index, stage) for index, stage in staged if kernels[index].chip == name]
+        mine = [(number, stage) for number, stage in staged if kernels[owners[number]].chip == name]
         for start in range(0, len(mine), _CHUNK):
             parts.append(_chip_work(mine[start : start + _CHUNK], read_chip(name), candidates))
     bandwidths = np.array([read_chip(kernel.chip).memory_bandwidth_bytes_per_s for kernel in kernels])
     conversion_s = np.array([conversion_bytes(kernel) for kernel in kernels]) / bandwidths
-    names = [field.name for field in fields(Work) if field.name != "conversion_s"]
+    names = [field.name for field in fields(Work) if field.name not in ("kernel", "conversion_s")]
     joined = {name: np.concatenate([part[name] for part in parts]) for name in names}
-    return Work(**joined, conversion_s=conversion_s)
+    return Work(**joined, kernel=owners, conversion_s=conversion_s)
 
 
 def _candidates(chip: Chip) -> list[tuple[int, int, int]]:
@@ -84,7 +87,7 @@ def _chip_work(mine: list[tuple[int, Stage]], chip: Chip, candidates: int) -> di
         ),
         "blocks": cost["tiles"] * np.ceil(_column(listed, "k") / _BLOCK) * _column(listed, "hands_weights_over"),
         "in_turn": np.array([[stage.in_turn] for stage in listed]),
-        "kernel": np.array([index for index, _ in mine]),
+        "way": np.array([number for number, _ in mine]),
     }
 
 

@@ -98,7 +98,10 @@ AnyKernel = PublishedKernel | StagedKernel
 
 
 def stages(kernel: AnyKernel) -> tuple[Stage, ...]:
-    """Return the kernel's stages in order; raises InputError where its chip cannot run its precisions."""
+    """Return the kernel's stages in order; raises InputError where its chip cannot run its precisions.
+
+    Where it may run in other ways too, these are those of the plain one.
+    """
     if isinstance(kernel, StagedKernel):
         return kernel.stages
     if kernel.operation == ELEMENTWISE:
@@ -109,8 +112,15 @@ def stages(kernel: AnyKernel) -> tuple[Stage, ...]:
         return _matmul_swiglu(kernel), _row_quant(kernel), _second_half(kernel)
     if kernel.operation == EXPERTS:
         return tuple(_experts(kernel))
-    matmul = _matmul(kernel, kernel.n, kernel.k, BITS[kernel.output] / 8)
-    return tuple(_decomposed(kernel, matmul)) if _is_decomposed(kernel) else (matmul,)
+    return (_matmul(kernel, kernel.n, kernel.k, BITS[kernel.output] / 8),)
+
+
+def ways(kernel: AnyKernel) -> tuple[tuple[Stage, ...], ...]:
+    """Return the stages of each way to run the kernel, the plain one first; raises InputError where `stages` does."""
+    plain = stages(kernel)
+    if isinstance(kernel, PublishedKernel) and _may_decompose(kernel):
+        return plain, tuple(_decomposed(kernel, plain[0]))
+    return (plain,)
 
 
 def conversion_bytes(kernel: AnyKernel) -> float:
@@ -159,7 +169,7 @@ def _matmul(kernel: PublishedKernel, n: int, k: int, output_bytes: float, fused_
     )
 
 
-def _is_decomposed(kernel: PublishedKernel) -> bool:
+def _may_decompose(kernel: PublishedKernel) -> bool:
     few = sum(kernel.group_rows) <= read_chip(kernel.chip).few_rows
     return few and kernel.scheme in _DECOMPOSED and kernel.n % 32 == 0 and kernel.k % 32 == 0
 

@@ -8,7 +8,7 @@ from gulliver.evaluators.latency.chip_fit import fit_efficiencies, published_ker
 from gulliver.evaluators.latency.chip_model import BOUNDS, price, roofline
 from gulliver.evaluators.latency.chip_prediction import predict
 from gulliver.evaluators.latency.chip_work import work
-from gulliver.evaluators.latency.kernel_stages import stages
+from gulliver.evaluators.latency.kernel_stages import StagedKernel, ways
 from gulliver.evaluators.latency.mlp_kernels import GatedMlp, mlp_kernels, unfused_mlp_kernels
 from gulliver.evaluators.latency.published_kernel import PublishedKernel
 from gulliver.tasks.errors import InputError
@@ -95,15 +95,25 @@ def test_widened_weights_are_handed_to_the_matrix_unit_block_by_block():
 
 def test_weights_of_few_rows_are_multiplied_as_they_are_by_activations_in_two_int8_parts():
     few = matmul("ascend_910b2", 64, 2048, 4096, "float16", "int8", "weight_quant_batch_matmul", notes="L1 64x256")
-    decompose, multiply = stages(few)
+    (plain,), (decompose, multiply) = ways(few)
+    assert (plain.precision, plain.hands_weights_over) == ("float16", True)
     assert (decompose.k, decompose.rows) == (0, 64)
     assert (multiply.precision, multiply.row_factor) == ("int8", 2)
     # 8 of 24 cores have a tile of 64 rows, each in two parts: 8 x 16 x 128 blocks of 16 x 16 x 32.
-    assert work([few]).matrix_s[1, 0] == pytest.approx(8 * 16 * 128 / 1.8e9)
-    assert work([few]).blocks.max() == 0
+    assert work([few]).matrix_s[2, 0] == pytest.approx(8 * 16 * 128 / 1.8e9)
+    assert (work([few]).blocks[:, 0] > 0).tolist() == [True, False, False]
     more = matmul("ascend_910b2", 65, 2048, 4096, "float16", "int8", "weight_quant_batch_matmul")
-    assert len(stages(more)) == 1
+    assert len(ways(more)) == 1
     assert work([more]).blocks.min() > 0
+
+
+@pytest.mark.parametrize(("m", "k", "fastest"), [(64, 32, 0), (1, 4096, 1)])
+def test_weights_of_few_rows_take_the_faster_of_two_ways(m, k, fastest):
+    few = matmul("ascend_910b2", m, 14336, k, "float16", "int4", "weight_quant_batch_matmul")
+    alone = [StagedKernel(few.chip, few.operation, few.family, way) for way in ways(few)]
+    seconds_alone = price(alone, read_fit("ascend_910b")).seconds
+    assert seconds_alone.argmin() == fastest
+    assert seconds(few) == pytest.approx(seconds_alone.min())
 
 
 def test_columns_of_few_rows_are_dealt_evenly_to_the_cores():
