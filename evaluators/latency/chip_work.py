@@ -103,18 +103,19 @@ def _tiles(listed: list[Stage], chip: Chip, candidates: int) -> tuple[Floats, Fl
 
 
 def _even_tile(stage: Stage, chip: Chip) -> tuple[int, int]:
-    """Return the tile that deals the columns of few rows evenly to the cores, or else the chip's first."""
-    most = max(stage.group_rows)
-    if not 0 < most <= chip.few_rows:
+    """Return the tile that deals the columns of few rows evenly to the cores, or else the chip's first.
+
+    It has room for as many rows as are few, so that fewer never take a tile that more could not.
+    """
+    if not 0 < max(stage.group_rows) <= chip.few_rows:
         return chip.tiles[0]
-    high = ceil(most / _CUBE) * _CUBE
     used = sum(rows > 0 for rows in stage.group_rows)
-    widest = max(rows * width for rows, width in chip.tiles) // high
+    widest = max(rows * width for rows, width in chip.tiles) // chip.few_rows
     # A tile ends where its group does.
     turns = ceil(used * ceil(stage.n / widest) / chip.matrix_cores)
     across = turns * chip.matrix_cores // used
     wide = ceil(stage.n / across / _CUBE) * _CUBE
-    return high, min(max(wide, _NARROWEST), widest)
+    return chip.few_rows, min(max(wide, _NARROWEST), widest)
 
 
 def _tile_costs(listed: list[Stage], chip: Chip, tile_m: Floats, tile_n: Floats, split: Floats) -> dict[str, Floats]:

@@ -129,9 +129,18 @@ def test_columns_of_few_rows_are_dealt_evenly_to_the_cores():
 
 
 def test_even_columns_end_where_their_group_does():
-    # 5 groups on 24 cores: 4 tiles of 1024 columns each; of 864, as many as a core has, each would have a fifth.
-    five_groups = matmul("ascend_910b2", 5, 4096, 512, group_rows=(1,) * 5)
+    # 5 groups on 24 cores: 4 tiles of 512 columns each; of 432, as many as a core has, each would have a fifth.
+    five_groups = matmul("ascend_910b2", 5, 2048, 512, group_rows=(1,) * 5)
     assert work([five_groups]).tiles[0, -1] == 1
+
+
+def test_even_columns_of_few_rows_are_those_of_64():
+    # A wider tile has more pieces of 512 bytes in a row: at 8 rows it would take longer than a narrow one at 17.
+    rows = [(8,) * 16, (17,) * 16, (64,) * 16]
+    kernels = [matmul("ascend_910b2", sum(it), 4096, 14336, weight="int4", group_rows=it) for it in rows]
+    few, more, most = (work([kernel]) for kernel in kernels)
+    assert few.pieces[0, -1] < more.pieces[0, -1] < most.pieces[0, -1]
+    assert few.tiles[0, -1] == more.tiles[0, -1] == most.tiles[0, -1]
 
 
 def test_a_core_waits_for_every_512_bytes_of_a_row_that_is_not_in_l2():
