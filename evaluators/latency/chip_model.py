@@ -27,8 +27,9 @@ BOUNDS = ("matrix unit", "vector unit", "memory", "launch")
 class Efficiencies:
     """What was fitted for one kind of chip.
 
-    Efficiencies are shares of the chip's stated rates; factors are per family of kernels and multiply them; `rows` is
-    the number of measured times behind it, and the errors are of the fit itself.
+    Efficiencies are shares of the chip's stated rates; factors are per family of kernels and multiply them, those of
+    the matrix unit and of memory up to 1; `rows` is the number of measured times behind it, and the errors are of the
+    fit itself.
     """
 
     matrix_efficiency: float
@@ -97,11 +98,12 @@ def unit_seconds(kernels: Sequence[AnyKernel], fit: Efficiencies, done: Work) ->
     memory_factor = _by_family(kernels, fit.memory_factor, 1.0)[kernel][:, None]
     load_factor = _by_family(kernels, fit.load_factor, 1.0)[kernel][:, None]
     slow = np.where(done.aligned, 1.0, fit.unaligned_factor)
-    matrix = (
-        done.matrix_s / (fit.matrix_efficiency * matrix_factor) + done.tiles * fit.tile_s + done.blocks * fit.block_s
-    )
+    # Neither beats the rate that the chip's maker states.
+    matrix_share = np.minimum(fit.matrix_efficiency * matrix_factor, 1.0)
+    memory_share = np.minimum(fit.memory_efficiency * memory_factor, 1.0)
+    matrix = done.matrix_s / matrix_share + done.tiles * fit.tile_s + done.blocks * fit.block_s
     vector = done.vector_s / fit.vector_efficiency + done.vector_rows * fit.row_s
-    memory = (done.memory_s / (fit.memory_efficiency * memory_factor) + done.pieces * fit.piece_s) * slow
+    memory = (done.memory_s / memory_share + done.pieces * fit.piece_s) * slow
     load = done.load_s * slow / (fit.load_efficiency * load_factor)
     return tuple(np.broadcast_to(part, matrix.shape) for part in (matrix, vector, memory, load))
 
