@@ -199,7 +199,9 @@ def _decomposed(kernel: PublishedKernel, matmul: Stage) -> Iterator[Stage]:
 
 def _dequant_operations(kernel: PublishedKernel) -> float:
     """Return the work on a result that passes through the vector unit: per-channel scales need none."""
-    plain = kernel.output in ("float16", "int32", "int8") and "pertoken" not in kernel.notes
+    # CATLASS's quantized matmuls dequantize by rows too, of which only the source of their published times tells.
+    by_rows = "pertoken" in kernel.notes or kernel.operation == "catlass_quant_matmul"
+    plain = kernel.output in ("float16", "int32", "int8") and not by_rows
     return 0.0 if kernel.scheme in ("float", "w8", "w4") or plain else _DEQUANT
 
 

@@ -107,6 +107,7 @@ def test_outside_the_fused_kernels_the_vector_unit_starts_when_the_matrix_unit_i
     assert done.in_turn[0, 0]
     assert done.vector_s[0, 0] == pytest.approx(8 * 1024 * 3584 / 11.06e12)
     assert seconds(by_rows) - seconds(plain) > vector_s
+    assert work([replace(plain, operation="catlass_quant_matmul")]).in_turn.all()
     assert not work([grouped("ascend_910b2", [64])]).in_turn.any()
     assert not work([replace(by_rows, chip="ascend_950pr")]).in_turn.any()
 
