@@ -102,6 +102,8 @@ def unit_seconds(kernels: Sequence[AnyKernel], fit: Efficiencies, done: Work) ->
     matrix_share = np.minimum(fit.matrix_efficiency * matrix_factor, 1.0)
     memory_share = np.minimum(fit.memory_efficiency * memory_factor, 1.0)
     matrix = done.matrix_s / matrix_share + done.tiles * fit.tile_s + done.blocks * fit.block_s
+    # The same warps widen weights and multiply them.
+    matrix = matrix + done.widening_s / fit.vector_efficiency
     vector = done.vector_s / fit.vector_efficiency + done.vector_rows * fit.row_s
     memory = (done.memory_s / memory_share + done.pieces * fit.piece_s) * slow
     load = done.load_s * slow / (fit.load_efficiency * load_factor)

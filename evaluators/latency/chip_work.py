@@ -29,8 +29,9 @@ class Work:
     `tiles` counts those of the busiest core, `load_s` is that core's traffic with L2, `pieces` are those of rows that
     it waits for, `drain_s` is what memory takes for the results of the last tiles. `many_rows` (stages, 1) is where a
     group has more than one and that matters, `in_turn` (stages, 1) is where the matrix unit waits for the vector unit,
-    `blocks` are those of weights that the vector unit hands to the busiest core through memory. `way` (stages,) is the
-    way that a stage belongs to, `kernel` (ways,) the kernel that a way runs, `conversion_s` (kernels,).
+    `blocks` are those of weights that the vector unit hands to the busiest core through memory, `widening_s` is what
+    multiprocessors take to widen the weights anew for every tile of rows. `way` (stages,) is the way that a stage
+    belongs to, `kernel` (ways,) the kernel that a way runs, `conversion_s` (kernels,).
     """
 
     matrix_s: Floats
@@ -45,6 +46,7 @@ class Work:
     many_rows: NDArray[np.bool_]
     in_turn: NDArray[np.bool_]
     blocks: Floats
+    widening_s: Floats
     way: NDArray[np.int64]
     kernel: NDArray[np.int64]
     conversion_s: Floats
@@ -130,6 +132,7 @@ def _tile_costs(listed: list[Stage], chip: Chip, tile_m: Floats, tile_n: Floats,
         "tiles": busiest[0],
         "matrix_s": busiest[1] / chip.clock_hz,
         "load_s": busiest[2] * chip.matrix_cores / chip.l2_bandwidth_bytes_per_s,
+        "widening_s": down.sum(1) * _column(listed, "widening_operations") / chip.vector_float16_operations_per_s,
         "pieces": _pieces(listed, chip, down, across, tile_m, tile_n),
         "drain_s": _last_results(listed, chip, tiles.sum(1), tile_m, tile_n) / chip.memory_bandwidth_bytes_per_s,
     }

@@ -38,8 +38,9 @@ class Stage:
     `row_factor` is how often each row goes through the matrix unit, `memory_bytes` what memory must deliver and take
     at least once, `spill_bytes` what L2 moves for each result on its way to the vector unit, `vector_operations` the
     vector unit's in float16. `in_turn` is where that waits for the matrix unit, `hands_weights_over` where the matrix
-    unit waits for weights from it. `layouts` are those of activations and weights in memory: nz, rows or columns.
-    `density` is the share of the weights that the matrix unit multiplies.
+    unit waits for weights from it. `widening_operations` are those in float16 that multiprocessors repeat for each tile
+    of rows, as they keep no widened weights. `layouts` are those of activations and weights in memory: nz, rows or
+    columns. `density` is the share of the weights that the matrix unit multiplies.
     """
 
     group_rows: tuple[int, ...]
@@ -57,6 +58,7 @@ class Stage:
     in_turn: bool = False
     hands_weights_over: bool = False
     vector_operations: float = 0.0
+    widening_operations: float = 0.0
     vector_rows: int = 0
     aligned: bool = True
     tile: tuple[int, int] | None = None
@@ -146,9 +148,10 @@ def _matmul(kernel: PublishedKernel, n: int, k: int, output_bytes: float, fused_
     rows, used = sum(kernel.group_rows), sum(count > 0 for count in kernel.group_rows)
     weights = 0.0 if _keeps_weights_in_l2(kernel) else used * n * k * weight_bytes
     moved = weights + used * n * _SCALE_BYTES + rows * k * activation_bytes + rows * n * output_bytes
-    apart = read_chip(kernel.chip).spills_accumulators
+    chip = read_chip(kernel.chip)
+    apart = chip.spills_accumulators
     operations = (fused_operations or _dequant_operations(kernel)) * rows * n
-    widen = used * n * k * _WIDEN[kernel.activation] if kernel.scheme in ("w8", "w4") else 0.0
+    widen = n * k * _WIDEN[kernel.activation] if kernel.scheme in ("w8", "w4") else 0.0
     return Stage(
         kernel.group_rows,
         n,
@@ -161,7 +164,8 @@ def _matmul(kernel: PublishedKernel, n: int, k: int, output_bytes: float, fused_
         output_bytes=output_bytes,
         layouts=("rows", kernel.weight_layout),
         spill_bytes=_SPILL_BYTES * (operations > 0) * apart,
-        vector_operations=operations + widen,
+        vector_operations=operations + (0.0 if chip.multiprocessors else used * widen),
+        widening_operations=widen if chip.multiprocessors else 0.0,
         in_turn=apart and operations > 0 and fused_operations == 0,
         hands_weights_over=widen > 0 and apart,
         aligned=n % ALIGNMENT == 0 and k % ALIGNMENT == 0,

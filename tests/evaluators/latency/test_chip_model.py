@@ -122,6 +122,24 @@ def test_widened_weights_are_handed_to_the_matrix_unit_block_by_block():
     assert work([replace(widened, chip="ascend_950pr")]).blocks[0, 0] == 0
 
 
+def test_multiprocessors_widen_weights_for_every_tile_of_rows():
+    widened = matmul("nvidia_a100", 1024, 2048, 4096, "float16", "int8", "gemm", notes="L1 128x256")
+    # 8 tiles of rows, 2 float16 operations a weight, 38.98e12 of them a second.
+    assert work([widened]).widening_s[0, 0] == pytest.approx(8 * 2048 * 4096 * 2 / 38.98e12)
+    two_groups = replace(widened, group_rows=(1000, 24))
+    assert work([two_groups]).widening_s[0, 0] == pytest.approx((8 + 1) * 2048 * 4096 * 2 / 38.98e12)
+    assert not work([replace(widened, weight="float16"), replace(widened, chip="ascend_950pr")]).widening_s.any()
+
+
+def test_multiprocessors_multiply_no_weights_while_they_widen_them():
+    kernel = matmul("nvidia_a100", 4096, 4096, 4096, "float16", "int8", "gemm", notes="L1 256x128")
+    done, fit = work([kernel]), read_fit("nvidia_a100")
+    none_widened = price([kernel], fit, replace(done, widening_s=0 * done.widening_s))
+    widening_s = done.widening_s[0, 0] / fit.vector_efficiency
+    # The matrix unit bounds it, and what else there is hides behind it.
+    assert (price([kernel], fit, done).seconds - none_widened.seconds)[0] == pytest.approx(widening_s, rel=0.1)
+
+
 def test_weights_of_few_rows_are_multiplied_as_they_are_by_activations_in_two_int8_parts():
     few = matmul("ascend_910b2", 64, 2048, 4096, "float16", "int8", "weight_quant_batch_matmul", notes="L1 64x256")
     (plain,), (decompose, multiply) = ways(few)
