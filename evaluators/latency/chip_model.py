@@ -93,10 +93,10 @@ def _fastest(way_s: Floats, kernel: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def unit_seconds(kernels: Sequence[AnyKernel], fit: Efficiencies, done: Work) -> tuple[Floats, ...]:
     """Return the seconds (stages, candidates) of the matrix unit, the vector unit, memory and L2."""
-    kernel = done.kernel[done.way]
-    matrix_factor = _by_family(kernels, fit.matrix_factor, 1.0)[kernel][:, None]
-    memory_factor = _by_family(kernels, fit.memory_factor, 1.0)[kernel][:, None]
-    load_factor = _by_family(kernels, fit.load_factor, 1.0)[kernel][:, None]
+    families, kernel = [it.family for it in kernels], done.kernel[done.way]
+    matrix_factor = of_families(families, fit.matrix_factor)[kernel][:, None]
+    memory_factor = of_families(families, fit.memory_factor)[kernel][:, None]
+    load_factor = of_families(families, fit.load_factor)[kernel][:, None]
     slow = np.where(done.aligned, 1.0, fit.unaligned_factor)
     # Neither beats the rate that the chip's maker states.
     matrix_share = np.minimum(fit.matrix_efficiency * matrix_factor, 1.0)
@@ -113,7 +113,7 @@ def unit_seconds(kernels: Sequence[AnyKernel], fit: Efficiencies, done: Work) ->
 def launch_seconds(kernels: Sequence[AnyKernel], fit: Efficiencies) -> Floats:
     """Return each kernel's fixed seconds."""
     launches = np.array([_EXPERT_KERNELS if it.operation == EXPERTS else 1 + it.converts_weights for it in kernels])
-    return launches * fit.launch_s * _by_family(kernels, fit.launch_factor, 1.0)
+    return launches * fit.launch_s * of_families([it.family for it in kernels], fit.launch_factor)
 
 
 def roofline(kernels: Sequence[AnyKernel]) -> Floats:
@@ -146,9 +146,13 @@ def _combine(parts: Sequence[Floats], overlap: float) -> Floats:
     return np.asarray(largest * sum((part / scale) ** overlap for part in parts) ** (1 / overlap))
 
 
-def _by_family(kernels: Sequence[AnyKernel], values: Mapping[str, float], default: float) -> Floats:
-    """Return each kernel's value: its family's, or that of the same operation in other precisions, or the default."""
-    of_operation = {family.partition("-")[0]: value for family, value in values.items()}
+def of_families(families: Sequence[str], values: Mapping[str, float]) -> Floats:
+    """Return each family's value (families,): its own, or that of the same operation in other precisions, or 1."""
+    of_operation = {_operation(family): value for family, value in values.items()}
     # The whole fused MLP has no published time; its first half has.
-    of_operation |= dict.fromkeys(FUSED, of_operation.get(FUSED_HALF, default))
-    return np.array([values.get(it.family, of_operation.get(it.operation, default)) for it in kernels])
+    of_operation |= dict.fromkeys(FUSED, of_operation.get(FUSED_HALF, 1.0))
+    return np.array([values.get(family, of_operation.get(_operation(family), 1.0)) for family in families])
+
+
+def _operation(family: str) -> str:
+    return family.partition("-")[0]

@@ -399,6 +399,29 @@ def test_a_fit_finds_the_efficiencies_that_made_the_times():
     )
 
 
+@pytest.mark.parametrize("chip", ["ascend_910b2", "ascend_950pr", "nvidia_a100", "nvidia_h200", "nvidia_l40s"])
+def test_five_times_move_prices_by_less_than_their_mean_scatters(chip):
+    stored, scatter = read_fit(read_chip(chip).fit), 0.1
+    kernels = [kernel for kernel in published_kernels() if kernel.chip == chip]
+    five, prices = kernels[::5][:5], price(kernels, stored).seconds
+    missed = np.exp(scatter * np.random.default_rng(0).standard_normal(5))
+    times_us = 1e6 * price(five, stored).seconds * missed
+    told = [replace(kernel, time_us=float(time)) for kernel, time in zip(five, times_us, strict=True)]
+
+    moved = np.abs(price(kernels, fit_efficiencies(told, stored)).seconds / prices - 1)
+    assert moved.mean() < scatter / 5**0.5
+
+
+def test_what_times_do_not_tell_stays_as_it_was():
+    stored = read_fit("ascend_910b")
+    told = [kernel for kernel in published_kernels() if kernel.family == "quant_matmul-int8"][:5]
+    fit = fit_efficiencies(told, stored)
+    assert fit.row_s == pytest.approx(stored.row_s)
+    assert fit.conversion_efficiency == pytest.approx(stored.conversion_efficiency)
+    assert fit.launch_factor["grouped_matmul-float"] == pytest.approx(stored.launch_factor["grouped_matmul-float"])
+    assert fit.launch_factor["quant_matmul-int8"] != pytest.approx(stored.launch_factor["quant_matmul-int8"])
+
+
 def test_a_fit_needs_times():
     with pytest.raises(InputError, match="a fit needs kernels with a measured time"):
         fit_efficiencies([matmul("nvidia_a100", 16, 32, 32)])
