@@ -5,7 +5,7 @@ the less they hide each other: seconds = (matrix^p + vector^p + memory^p + load^
 matrix and vector cores are apart and a kernel is not one of the fused ones, the vector unit starts on a tile when the
 matrix unit is done with it, and its seconds are added. Memory also takes a while for each piece of a row that is not
 loaded yet. Results of the last tiles leave when nothing is left to hide them. A kernel takes its launch, its stages,
-and a barrier between two of them.
+and a barrier between two of them; where it may run in several ways, it takes the fastest.
 """
 
 from collections.abc import Mapping, Sequence
