@@ -4,7 +4,8 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from gulliver.evaluators.latency.chip_fit import fit_efficiencies, fit_of, own_fit_path, write_fit
+from gulliver.evaluators.latency.chip import read_chip
+from gulliver.evaluators.latency.chip_fit import fit_efficiencies, fit_of, own_fit_path, read_fit, write_fit
 from gulliver.evaluators.latency.chip_model import Efficiencies, price
 from gulliver.evaluators.latency.chip_target import ChipTarget
 from gulliver.evaluators.latency.published_kernel import PublishedKernel
@@ -26,7 +27,9 @@ def calibrate_chip(target: ChipTarget, table: Path, out: Path | None, say: Say, 
     kernels = [line.kernel for line in lines if not _say_why_not(line, target, table, warn) and line.kernel]
     if not kernels:
         raise InputError(f"kernels={table} must have a row of {target.name} with its time_us, but has none")
-    before, fit = fit_of(target.chip, target.fit), fit_efficiencies(kernels)
+    before = fit_of(target.chip, target.fit)
+    # Not near `before`, which may be a fit to the very same times.
+    fit = fit_efficiencies(kernels, read_fit(read_chip(target.chip).fit))
     path = out or own_fit_path(target.chip)
     try:
         write_fit(path, fit, f"{len(kernels)} times of {target.name} in {table.name} by `gulliver calibrate`")
@@ -61,6 +64,4 @@ def _report(
             say(text)
     say(f"{fit.rows} times, mean error {fit.mean_error:.1%}, worst {fit.worst_error:.1%}; none of them is held out")
     if fit.rows < _FEW:
-        say(
-            f"fewer than {_FEW} times: what they do not determine stays near its starting value, whatever it was before"
-        )
+        say(f"fewer than {_FEW} times: what they do not determine stays near the stored fit")

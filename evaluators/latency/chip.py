@@ -32,7 +32,7 @@ class Chip:
     `multiprocessors` are cores that hold several tiles, so that results leave while others are multiplied, and that
     multiply a single row without their matrix unit. `load_piece_bytes` are those of a row in memory that one load
     brings into the matrix core's layout, 0 where rows are not loaded one by one. Up to `few_rows`, columns are dealt
-    evenly to the cores, and activations are split into integers rather than weights widened.
+    evenly to the cores, and activations may be split into integers instead of weights being widened.
     """
 
     name: str

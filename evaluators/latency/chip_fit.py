@@ -2,7 +2,8 @@
 
 Times span four orders of magnitude, so residuals are log ratios, under a robust loss. There are about as many kinds
 of kernels as there are times of each, so every parameter is held near a plain starting value by a prior in log space,
-a part of which kinds of chips have in common where they are fitted together.
+a part of which kinds of chips have in common where they are fitted together. Times of a chip that has a fit already
+start from that fit, and leave it less freely.
 """
 
 import csv
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 import yaml
 from gulliver.evaluators.latency.chip import read_chip
-from gulliver.evaluators.latency.chip_model import Efficiencies, price
+from gulliver.evaluators.latency.chip_model import Efficiencies, of_families, price
 from gulliver.evaluators.latency.chip_work import Floats, work
 from gulliver.evaluators.latency.joint_fit import Member, fit_jointly
 from gulliver.evaluators.latency.kernel_stages import stages
@@ -31,6 +32,8 @@ _NOISE = 0.12
 # The share of a parameter's prior variance that kinds of chips have in common, and which parameters have none.
 _SHARE = 0.4
 _OF_ONE_CHIP = ("launch", "row_s", "unaligned")
+# An earlier fit rests on times of its own: the share of a spread by which others may well leave it.
+_FREEDOM = 0.3
 # What a fit says of itself: an error may be 0, or not known.
 _OF_FIT = ("rows", "mean_error", "worst_error")
 
@@ -60,17 +63,19 @@ PRIORS = {
     "unaligned_factor": Prior(1.4, 0.4),
     "launch_s": Prior(1e-5, 0.8),
 }
-FAMILY_PRIORS = {
-    "launch_factor": Prior(1.0, 0.5),
-    "matrix_factor": Prior(1.0, 0.15),
-    "memory_factor": Prior(1.0, 0.07),
-    "load_factor": Prior(1.0, 0.3),
-}
+# Factors of families are all 1 to begin with; these are their spreads.
+FAMILY_SPREADS = {"launch_factor": 0.5, "matrix_factor": 0.15, "memory_factor": 0.07, "load_factor": 0.3}
+_GUESSES: dict[str, Any] = {name: prior.value for name, prior in PRIORS.items()} | {name: {} for name in FAMILY_SPREADS}
+_PLAIN = Efficiencies(**_GUESSES)
 
 
-def fit_efficiencies(kernels: Sequence[PublishedKernel]) -> Efficiencies:
-    """Return the efficiencies that best explain the kernels' measured times; raises InputError if one has none."""
-    return fit_together({"": kernels})[""]
+def fit_efficiencies(kernels: Sequence[PublishedKernel], near: Efficiencies | None = None) -> Efficiencies:
+    """Return the efficiencies that best explain the kernels' measured times; raises InputError if one has none.
+
+    What the times do not tell stays as it is in `near`, an earlier fit, or else at the plain guesses of `PRIORS`.
+    """
+    measured = _Measured(kernels) if near is None else _Measured(kernels, near, _FREEDOM)
+    return _fit_together({"": measured})[""]
 
 
 def fit_together(kernels: Mapping[str, Sequence[PublishedKernel]]) -> dict[str, Efficiencies]:
@@ -78,49 +83,52 @@ def fit_together(kernels: Mapping[str, Sequence[PublishedKernel]]) -> dict[str, 
 
     Raises InputError if a kernel has no measured time.
     """
-    measured = {name: _Measured(those) for name, those in kernels.items()}
+    return _fit_together({name: _Measured(those) for name, those in kernels.items()})
+
+
+def _fit_together(measured: Mapping[str, "_Measured"]) -> dict[str, Efficiencies]:
     members = {name: Member(it.coordinates, it.residuals) for name, it in measured.items()}
     points = fit_jointly(members, lambda name: 0.0 if name.startswith(_OF_ONE_CHIP) else _SHARE)
     return {name: it.fitted(points[name]) for name, it in measured.items()}
 
 
 class _Measured:
-    """Kernels of one kind of chip with their times."""
+    """Kernels of one kind of chip with their times, and how freely these leave the efficiencies `near`."""
 
-    def __init__(self, kernels: Sequence[PublishedKernel]) -> None:
+    def __init__(self, kernels: Sequence[PublishedKernel], near: Efficiencies = _PLAIN, freedom: float = 1.0) -> None:
         if not kernels or any(kernel.time_us is None for kernel in kernels):
             raise InputError(
                 f"a fit needs kernels with a measured time, but got {len(kernels)} of which some have none"
             )
-        self.kernels, self.work = kernels, work(kernels)
+        self.kernels, self.work, self.near, self.freedom = kernels, work(kernels), near, freedom
         self.seconds = np.array([1e-6 * (kernel.time_us or 0.0) for kernel in kernels])
-        self.families = sorted({kernel.family for kernel in kernels})
-        self.coordinates = [*PRIORS, *(f"{name} {family}" for name in FAMILY_PRIORS for family in self.families)]
+        self.families = sorted({kernel.family for kernel in kernels} | near.launch_factor.keys())
+        self.coordinates = [*PRIORS, *(f"{name} {family}" for name in FAMILY_SPREADS for family in self.families)]
 
     def residuals(self, point: Floats) -> Floats:
         """Return the logarithms of modelled over measured times, in units of their scatter."""
-        modelled_s = price(self.kernels, _efficiencies(point, self.families), self.work).seconds
+        modelled_s = price(self.kernels, self._efficiencies(point), self.work).seconds
         return np.asarray(np.log(modelled_s / self.seconds) / _NOISE)
 
     def fitted(self, point: Floats) -> Efficiencies:
         """Return the efficiencies at a point, with their errors."""
         errors = np.abs(np.expm1(_NOISE * self.residuals(point)))
-        fit = _efficiencies(point, self.families)
+        fit = self._efficiencies(point)
         return replace(fit, rows=len(self.kernels), mean_error=float(errors.mean()), worst_error=float(errors.max()))
 
-
-def _efficiencies(point: Floats, families: Sequence[str]) -> Efficiencies:
-    """Return the efficiencies at a point: each prior's value times e to the power of spread times coordinate."""
-    plain: dict[str, Any] = {
-        name: float(prior.value * np.exp(prior.spread * at))
-        for (name, prior), at in zip(PRIORS.items(), point, strict=False)
-    }
-    rest = np.reshape(point[len(PRIORS) :], (len(FAMILY_PRIORS), len(families)))
-    by_family: dict[str, Any] = {
-        name: dict(zip(families, (prior.value * np.exp(prior.spread * row)).tolist(), strict=True))
-        for (name, prior), row in zip(FAMILY_PRIORS.items(), rest, strict=True)
-    }
-    return Efficiencies(**plain, **by_family)
+    def _efficiencies(self, point: Floats) -> Efficiencies:
+        """Return the efficiencies at a point: each near one times e to the power of spread times coordinate."""
+        point = self.freedom * point
+        plain: dict[str, Any] = {
+            name: float(getattr(self.near, name) * np.exp(prior.spread * at))
+            for (name, prior), at in zip(PRIORS.items(), point, strict=False)
+        }
+        rest = np.reshape(point[len(PRIORS) :], (len(FAMILY_SPREADS), len(self.families)))
+        by_family: dict[str, Any] = {}
+        for (name, spread), row in zip(FAMILY_SPREADS.items(), rest, strict=True):
+            values = of_families(self.families, getattr(self.near, name)) * np.exp(spread * row)
+            by_family[name] = dict(zip(self.families, values.tolist(), strict=True))
+        return Efficiencies(**plain, **by_family)
 
 
 def published_kernels() -> list[PublishedKernel]:
@@ -174,7 +182,7 @@ def fit_of(chip: str, asked: str | None = None) -> Efficiencies:
 def _check_numbers(fit: Efficiencies) -> None:
     """Raise ValueError unless every efficiency, time and factor is above 0, and every error a number."""
     values = {name: getattr(fit, name) for name in (*PRIORS, *_OF_FIT)}
-    for name in FAMILY_PRIORS:
+    for name in FAMILY_SPREADS:
         values |= {f"{name} of {family}": value for family, value in getattr(fit, name).items()}
     for name, value in values.items():
         # YAML takes 9e-6 for a text and 9.0e-6 for a number.

@@ -10,7 +10,7 @@ from math import ceil
 
 import numpy as np
 from gulliver.evaluators.latency.chip import Chip, read_chip
-from gulliver.evaluators.latency.kernel_stages import AnyKernel, Stage, conversion_bytes, stages
+from gulliver.evaluators.latency.kernel_stages import AnyKernel, Stage, conversion_bytes, ways
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
@@ -27,10 +27,11 @@ class Work:
     """Ideal seconds by unit: (stages, candidates), or (stages, 1) where the tile does not matter.
 
     `tiles` counts those of the busiest core, `load_s` is that core's traffic with L2, `pieces` are those of rows that
-    it waits for, `drain_s` is what memory takes for the results of the last tiles. `kernel` (stages,) is the kernel
-    that a stage belongs to, `many_rows` (stages, 1) is where a group has more than one and that matters,
-    `in_turn` (stages, 1) is where the matrix unit waits for the vector unit, `blocks` are those of weights that the
-    vector unit hands to the busiest core through memory, `conversion_s` (kernels,).
+    it waits for, `drain_s` is what memory takes for the results of the last tiles. `many_rows` (stages, 1) is where a
+    group has more than one and that matters, `in_turn` (stages, 1) is where the matrix unit waits for the vector unit,
+    `blocks` are those of weights that the vector unit hands to the busiest core through memory, `widening_s` is what
+    multiprocessors take to widen the weights anew for every tile of rows. `way` (stages,) is the way that a stage
+    belongs to, `kernel` (ways,) the kernel that a way runs, `conversion_s` (kernels,).
     """
 
     matrix_s: Floats
@@ -45,24 +46,28 @@ class Work:
     many_rows: NDArray[np.bool_]
     in_turn: NDArray[np.bool_]
     blocks: Floats
+    widening_s: Floats
+    way: NDArray[np.int64]
     kernel: NDArray[np.int64]
     conversion_s: Floats
 
 
 def work(kernels: Sequence[AnyKernel]) -> Work:
     """Return the work of kernels of any chips; raises InputError where a chip cannot run one."""
-    staged = [(index, stage) for index, kernel in enumerate(kernels) for stage in stages(kernel)]
+    known = [(index, way) for index, kernel in enumerate(kernels) for way in ways(kernel)]
+    staged = [(number, stage) for number, (_, way) in enumerate(known) for stage in way]
+    owners = np.array([index for index, _ in known])
     candidates = max((len(_candidates(read_chip(kernel.chip))) for kernel in kernels), default=1) + 1
     parts = []
     for name in sorted({kernel.chip for kernel in kernels}):
-        mine = [(index, stage) for index, stage in staged if kernels[index].chip == name]
+        mine = [(number, stage) for number, stage in staged if kernels[owners[number]].chip == name]
         for start in range(0, len(mine), _CHUNK):
             parts.append(_chip_work(mine[start : start + _CHUNK], read_chip(name), candidates))
     bandwidths = np.array([read_chip(kernel.chip).memory_bandwidth_bytes_per_s for kernel in kernels])
     conversion_s = np.array([conversion_bytes(kernel) for kernel in kernels]) / bandwidths
-    names = [field.name for field in fields(Work) if field.name != "conversion_s"]
+    names = [field.name for field in fields(Work) if field.name not in ("kernel", "conversion_s")]
     joined = {name: np.concatenate([part[name] for part in parts]) for name in names}
-    return Work(**joined, conversion_s=conversion_s)
+    return Work(**joined, kernel=owners, conversion_s=conversion_s)
 
 
 def _candidates(chip: Chip) -> list[tuple[int, int, int]]:
@@ -84,7 +89,7 @@ def _chip_work(mine: list[tuple[int, Stage]], chip: Chip, candidates: int) -> di
         ),
         "blocks": cost["tiles"] * np.ceil(_column(listed, "k") / _BLOCK) * _column(listed, "hands_weights_over"),
         "in_turn": np.array([[stage.in_turn] for stage in listed]),
-        "kernel": np.array([index for index, _ in mine]),
+        "way": np.array([number for number, _ in mine]),
     }
 
 
@@ -100,16 +105,19 @@ def _tiles(listed: list[Stage], chip: Chip, candidates: int) -> tuple[Floats, Fl
 
 
 def _even_tile(stage: Stage, chip: Chip) -> tuple[int, int]:
-    """Return the tile that deals the columns of few rows evenly to the cores, or else the chip's first."""
-    most = max(stage.group_rows)
-    if not 0 < most <= chip.few_rows:
+    """Return the tile that deals the columns of few rows evenly to the cores, or else the chip's first.
+
+    It has room for as many rows as are few, so that fewer never take a tile that more could not.
+    """
+    if not 0 < max(stage.group_rows) <= chip.few_rows:
         return chip.tiles[0]
-    high = ceil(most / _CUBE) * _CUBE
-    columns = stage.n * sum(rows > 0 for rows in stage.group_rows)
-    widest = max(rows * width for rows, width in chip.tiles) // high
-    turns = ceil(columns / (chip.matrix_cores * widest))
-    wide = ceil(columns / (chip.matrix_cores * turns) / _CUBE) * _CUBE
-    return high, min(max(wide, _NARROWEST), widest)
+    used = sum(rows > 0 for rows in stage.group_rows)
+    widest = max(rows * width for rows, width in chip.tiles) // chip.few_rows
+    # A tile ends where its group does.
+    turns = ceil(used * ceil(stage.n / widest) / chip.matrix_cores)
+    across = turns * chip.matrix_cores // used
+    wide = ceil(stage.n / across / _CUBE) * _CUBE
+    return chip.few_rows, min(max(wide, _NARROWEST), widest)
 
 
 def _tile_costs(listed: list[Stage], chip: Chip, tile_m: Floats, tile_n: Floats, split: Floats) -> dict[str, Floats]:
@@ -117,26 +125,27 @@ def _tile_costs(listed: list[Stage], chip: Chip, tile_m: Floats, tile_n: Floats,
     across = np.ceil(np.maximum(_column(listed, "n"), 1) / tile_n) * split
     down = np.ceil(_group_rows(listed)[..., None] / tile_m[:, None])
     tiles = down * (across * (_column(listed, "k") > 0))[:, None]
-    cycles = _cycles(listed, chip, down, across, split)
+    cycles = _cycles(listed, chip, tile_m, tile_n, split)
     moved = _moved_bytes(listed, tile_m, tile_n, split)
     busiest = _busiest_core(tiles, np.stack([np.ones_like(tiles), cycles, moved]), chip.matrix_cores)
     return {
         "tiles": busiest[0],
         "matrix_s": busiest[1] / chip.clock_hz,
         "load_s": busiest[2] * chip.matrix_cores / chip.l2_bandwidth_bytes_per_s,
+        "widening_s": down.sum(1) * _column(listed, "widening_operations") / chip.vector_float16_operations_per_s,
         "pieces": _pieces(listed, chip, down, across, tile_m, tile_n),
-        "drain_s": _last_results(listed, chip, tiles.sum(1), down.sum(1), tile_n) / chip.memory_bandwidth_bytes_per_s,
+        "drain_s": _last_results(listed, chip, tiles.sum(1), tile_m, tile_n) / chip.memory_bandwidth_bytes_per_s,
     }
 
 
-def _cycles(listed: list[Stage], chip: Chip, down: Floats, across: Floats, split: Floats) -> Floats:
-    """Return a tile's cycles (stages, groups, candidates): the mean over its group, as edges are less."""
+def _cycles(listed: list[Stage], chip: Chip, tile_m: Floats, tile_n: Floats, split: Floats) -> Floats:
+    """Return a tile's cycles (stages, groups, candidates): those of a full one where its group has one."""
     macs = np.array([[chip.macs_per_cycle(stage.precision)] for stage in listed], dtype=float)
-    high = np.ceil(_group_rows(listed) * _column(listed, "row_factor") / _CUBE)[..., None]
-    wide = np.ceil(_column(listed, "n") / _CUBE) * split
+    rows = np.minimum(tile_m[:, None], _group_rows(listed)[..., None])
+    high = np.ceil(rows * _column(listed, "row_factor")[:, None] / _CUBE)
+    wide = np.ceil(np.minimum(tile_n, _column(listed, "n")) / _CUBE)
     deep = np.ceil(_column(listed, "k") * _column(listed, "density") / split / (macs / _CUBE**2))
-    mean_high = np.divide(high, down, out=np.zeros_like(down), where=down > 0)
-    return np.asarray(mean_high * (wide / across * deep)[:, None])
+    return np.asarray(high * (wide * deep)[:, None])
 
 
 def _moved_bytes(listed: list[Stage], tile_m: Floats, tile_n: Floats, split: Floats) -> Floats:
@@ -173,14 +182,15 @@ def _lies(listed: list[Stage], operand: int, layout: str) -> NDArray[np.bool_]:
     return np.array([[stage.layouts[operand] == layout] for stage in listed])
 
 
-def _last_results(listed: list[Stage], chip: Chip, tiles: Floats, down: Floats, tile_n: Floats) -> Floats:
+def _last_results(listed: list[Stage], chip: Chip, tiles: Floats, tile_m: Floats, tile_n: Floats) -> Floats:
     """Return the bytes of results that nothing is left to hide (stages, candidates): those of each core's last tile."""
     if chip.multiprocessors:
         return np.zeros_like(tiles)
-    rows = _group_rows(listed).sum(1)[:, None]
-    high = np.divide(rows, down, out=np.zeros_like(down), where=down > 0)
-    wide = np.minimum(tile_n, _column(listed, "n"))
-    return np.asarray(np.minimum(tiles, chip.matrix_cores) * high * wide * _column(listed, "output_bytes"))
+    rows, n = _group_rows(listed), _column(listed, "n")
+    full = np.minimum(tile_m, rows.max(1)[:, None]) * np.minimum(tile_n, n)
+    # Tiles at the edges are smaller, but there are no more results than all.
+    results = np.minimum(np.minimum(tiles, chip.matrix_cores) * full, rows.sum(1)[:, None] * n)
+    return np.asarray(results * _column(listed, "output_bytes"))
 
 
 def _busiest_core(tiles: Floats, costs: Floats, cores: int) -> Floats:

@@ -2,7 +2,7 @@
 
 A hierarchical model: each coordinate of each member is sqrt(share) times one that members have in common, plus
 sqrt(1 - share) times its own, and both have a standard normal prior, so that the sum has one too (Gelman et al.,
-Bayesian Data Analysis, 5.4). Residuals and priors are under a robust loss.
+Bayesian Data Analysis, 5.4). Residuals and priors are under Cauchy's loss, as few of them may be far off.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -44,9 +44,11 @@ def fit_jointly(members: Mapping[str, Member], shares: Callable[[str], float]) -
         parts = [member.slope(way @ vector) @ way for member, way in zip(members.values(), maps, strict=True)]
         return np.concatenate([*parts, np.eye(len(vector))])
 
-    start = np.zeros(maps[0].shape[1])
-    found = least_squares(residuals, start, jac=jacobian, loss="soft_l1", max_nfev=_MOST_EVALUATIONS)
-    return {name: way @ found.x for name, way in zip(members, maps, strict=True)}
+    point = np.zeros(maps[0].shape[1])
+    # Cauchy's loss alone may hold all times for outliers where they are far from the start.
+    for loss in ("soft_l1", "cauchy"):
+        point = least_squares(residuals, point, jac=jacobian, loss=loss, max_nfev=_MOST_EVALUATIONS).x
+    return {name: way @ point for name, way in zip(members, maps, strict=True)}
 
 
 def _maps(members: Sequence[Member], common: Sequence[str], shares: Callable[[str], float]) -> list[Floats]:

@@ -38,8 +38,9 @@ class Stage:
     `row_factor` is how often each row goes through the matrix unit, `memory_bytes` what memory must deliver and take
     at least once, `spill_bytes` what L2 moves for each result on its way to the vector unit, `vector_operations` the
     vector unit's in float16. `in_turn` is where that waits for the matrix unit, `hands_weights_over` where the matrix
-    unit waits for weights from it. `layouts` are those of activations and weights in memory: nz, rows or columns.
-    `density` is the share of the weights that the matrix unit multiplies.
+    unit waits for weights from it. `widening_operations` are those in float16 that multiprocessors repeat for each tile
+    of rows, as they keep no widened weights. `layouts` are those of activations and weights in memory: nz, rows or
+    columns. `density` is the share of the weights that the matrix unit multiplies.
     """
 
     group_rows: tuple[int, ...]
@@ -57,6 +58,7 @@ class Stage:
     in_turn: bool = False
     hands_weights_over: bool = False
     vector_operations: float = 0.0
+    widening_operations: float = 0.0
     vector_rows: int = 0
     aligned: bool = True
     tile: tuple[int, int] | None = None
@@ -98,7 +100,10 @@ AnyKernel = PublishedKernel | StagedKernel
 
 
 def stages(kernel: AnyKernel) -> tuple[Stage, ...]:
-    """Return the kernel's stages in order; raises InputError where its chip cannot run its precisions."""
+    """Return the kernel's stages in order; raises InputError where its chip cannot run its precisions.
+
+    Where it may run in other ways too, these are those of the plain one.
+    """
     if isinstance(kernel, StagedKernel):
         return kernel.stages
     if kernel.operation == ELEMENTWISE:
@@ -109,8 +114,15 @@ def stages(kernel: AnyKernel) -> tuple[Stage, ...]:
         return _matmul_swiglu(kernel), _row_quant(kernel), _second_half(kernel)
     if kernel.operation == EXPERTS:
         return tuple(_experts(kernel))
-    matmul = _matmul(kernel, kernel.n, kernel.k, BITS[kernel.output] / 8)
-    return tuple(_decomposed(kernel, matmul)) if _is_decomposed(kernel) else (matmul,)
+    return (_matmul(kernel, kernel.n, kernel.k, BITS[kernel.output] / 8),)
+
+
+def ways(kernel: AnyKernel) -> tuple[tuple[Stage, ...], ...]:
+    """Return the stages of each way to run the kernel, the plain one first; raises InputError where `stages` does."""
+    plain = stages(kernel)
+    if isinstance(kernel, PublishedKernel) and _may_decompose(kernel):
+        return plain, tuple(_decomposed(kernel, plain[0]))
+    return (plain,)
 
 
 def conversion_bytes(kernel: AnyKernel) -> float:
@@ -136,9 +148,10 @@ def _matmul(kernel: PublishedKernel, n: int, k: int, output_bytes: float, fused_
     rows, used = sum(kernel.group_rows), sum(count > 0 for count in kernel.group_rows)
     weights = 0.0 if _keeps_weights_in_l2(kernel) else used * n * k * weight_bytes
     moved = weights + used * n * _SCALE_BYTES + rows * k * activation_bytes + rows * n * output_bytes
-    apart = read_chip(kernel.chip).spills_accumulators
+    chip = read_chip(kernel.chip)
+    apart = chip.spills_accumulators
     operations = (fused_operations or _dequant_operations(kernel)) * rows * n
-    widen = used * n * k * _WIDEN[kernel.activation] if kernel.scheme in ("w8", "w4") else 0.0
+    widen = n * k * _WIDEN[kernel.activation] if kernel.scheme in ("w8", "w4") else 0.0
     return Stage(
         kernel.group_rows,
         n,
@@ -151,7 +164,8 @@ def _matmul(kernel: PublishedKernel, n: int, k: int, output_bytes: float, fused_
         output_bytes=output_bytes,
         layouts=("rows", kernel.weight_layout),
         spill_bytes=_SPILL_BYTES * (operations > 0) * apart,
-        vector_operations=operations + widen,
+        vector_operations=operations + (0.0 if chip.multiprocessors else used * widen),
+        widening_operations=widen if chip.multiprocessors else 0.0,
         in_turn=apart and operations > 0 and fused_operations == 0,
         hands_weights_over=widen > 0 and apart,
         aligned=n % ALIGNMENT == 0 and k % ALIGNMENT == 0,
@@ -159,7 +173,7 @@ def _matmul(kernel: PublishedKernel, n: int, k: int, output_bytes: float, fused_
     )
 
 
-def _is_decomposed(kernel: PublishedKernel) -> bool:
+def _may_decompose(kernel: PublishedKernel) -> bool:
     few = sum(kernel.group_rows) <= read_chip(kernel.chip).few_rows
     return few and kernel.scheme in _DECOMPOSED and kernel.n % 32 == 0 and kernel.k % 32 == 0
 
@@ -189,7 +203,9 @@ def _decomposed(kernel: PublishedKernel, matmul: Stage) -> Iterator[Stage]:
 
 def _dequant_operations(kernel: PublishedKernel) -> float:
     """Return the work on a result that passes through the vector unit: per-channel scales need none."""
-    plain = kernel.output in ("float16", "int32", "int8") and "pertoken" not in kernel.notes
+    # CATLASS's quantized matmuls dequantize by rows too, of which only the source of their published times tells.
+    by_rows = "pertoken" in kernel.notes or kernel.operation == "catlass_quant_matmul"
+    plain = kernel.output in ("float16", "int32", "int8") and not by_rows
     return 0.0 if kernel.scheme in ("float", "w8", "w4") or plain else _DEQUANT
 
 

@@ -72,6 +72,15 @@ def calibrate(*arguments):
     run_calibrate_job(check("calibrate", ["target=chip", "task=moe_block", *arguments]))
 
 
+def test_few_times_of_a_known_chip_leave_its_stored_fit_where_they_say_nothing(tmp_path):
+    stored, own = read_fit("ascend_910b"), tmp_path / "own.csv"
+    kernels = [kernel for kernel in published_kernels() if kernel.chip == "ascend_910b2"]
+    profile(own, "ascend_910b2", stored, "ascend_910b2", count=5)
+    run_calibrate_job(check("calibrate", ["target=ascend_910b2", f"kernels={own}"]))
+    # The times are those of the stored fit, which so explains them best.
+    assert price(kernels, fit_of("ascend_910b2")).seconds == pytest.approx(price(kernels, stored).seconds, rel=0.01)
+
+
 def test_a_chip_of_ones_own_is_calibrated_and_its_target_finds_the_fit(chip, tmp_path, capsys):
     truth = replace(read_fit("ascend_910b"), matrix_efficiency=0.6, launch_s=3e-5)
     kernels = profile(tmp_path / "own.csv", chip, truth)

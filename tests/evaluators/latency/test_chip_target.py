@@ -129,6 +129,11 @@ def test_a_grouped_convolution_has_a_multiplication_for_each_group():
     assert (stage.group_rows, stage.n, stage.k) == ((100352, 100352), 32, 288)
 
 
+def test_a_convolution_of_few_rows_multiplies_widened_weights():
+    (stage,) = chip_kernel("ascend_910b2", convolution(batch=1, size=7, precision="w8")).stages
+    assert (stage.rows, stage.k, stage.precision, stage.hands_weights_over) == (49, 9 * 64, "float16", True)
+
+
 def test_a_depthwise_convolution_runs_on_the_vector_unit():
     (stage,) = chip_kernel("ascend_910b2", convolution(groups=64)).stages
     assert (stage.k, stage.vector_operations) == (0, 2 * 100352 * 64 * 9)

@@ -15,10 +15,16 @@ def test_times_and_prior_are_weighed_by_their_variances():
         assert found["it"] == pytest.approx(AT / (1 + SCATTER**2), rel=1e-3)
 
 
-def test_a_time_that_is_far_off_draws_no_more_than_a_limit():
-    # The loss is sqrt(1 + residual^2): four times at 0 draw back as 4 u / sqrt(1 + u^2), one at 100 scatters by 1.
+def test_a_time_draws_the_less_the_farther_off_it_is():
+    # The loss is log(1 + residual^2): one at 100 scatters draws as 1 / 100, and four at u draw back as 4 u.
     member = Member(["rate"], lambda point: (point - np.array([0, 0, 0, 0, 1])) / 0.01)
-    assert fit_jointly({"it": member}, lambda _: 0.0)["it"] == pytest.approx(0.01 / 15**0.5, rel=1e-2)
+    assert fit_jointly({"it": member}, lambda _: 0.0)["it"] == pytest.approx(0.01 / 400, rel=1e-2)
+
+
+def test_times_that_are_all_far_off_are_no_outliers():
+    # Two at 200 scatters draw by 10 * 2 / 200 in all, as the prior does at 0.1 already; at 20 it draws by 1 / 20.
+    member = Member(["rate"], lambda point: 10 * np.repeat(point - 20, 2))
+    assert fit_jointly({"it": member}, lambda _: 0.0)["it"] == pytest.approx(20, rel=1e-3)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
