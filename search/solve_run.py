@@ -13,6 +13,7 @@ from gulliver.evaluators.size import Size
 from gulliver.search.finalists import with_finetuning
 from gulliver.search.guide import Guide, as_rungs
 from gulliver.search.history import History
+from gulliver.search.loss_link import LossLink
 from gulliver.search.make_guide import make_guide
 from gulliver.search.prediction import Prediction, fit
 from gulliver.search.record import read_trials
@@ -117,7 +118,7 @@ def open_solver(run: Path, task: Task, settings: SearchSettings, searched: Targe
         others = Space(original.graph, target.capabilities, settings.space)
         guide = _guide(original, others, transferred(sensitivities, space, others), settings, target, original_score)
         # What losses cost holds on any target; what the trials said of single rungs is about other ladders.
-        space, prediction = others, replace(fit(guide, nothing_tried(guide)), link=prediction.link)
+        space, prediction = others, with_link(fit(guide, nothing_tried(guide)), prediction.link)
     return Solver(space, prediction, settings, target.name, original.network)
 
 
@@ -130,6 +131,11 @@ def solve_table(ladder: Sequence[Solved], best: Solved, keeps_budget: bool, cond
         mark = marks[keeps_budget] if step is best else ""
         rows.append(f"{step.recipe.key[:8]:10}{step.latency_ms:>13.3f}{step.drop:>16.4f}{mark}")
     return "\n".join(rows)
+
+
+def with_link(prediction: Prediction, learned: LossLink) -> Prediction:
+    """Return the prediction with what was learned elsewhere; methods that were not searched there keep theirs."""
+    return replace(prediction, link=replace(learned, weights=prediction.link.weights | learned.weights))
 
 
 def nothing_tried(guide: Guide) -> History:
