@@ -69,12 +69,13 @@ class Solver:
     def best(self) -> Solved:
         """Return the recipe of least loss within a latency budget, else the fastest that the drop allows.
 
-        It is of a fine ladder's recipes that are small enough for the budget, of all where none is. Raises InputError
-        where no recipe is as fast as the budget.
+        It is of a fine ladder's recipes that are small enough for the budget, the smallest where none is. Raises
+        InputError where no recipe is as fast as the budget.
         """
         budget = self.settings.budget
         known = self.ladder(_FINE) if budget.max_latency_ms is None else self._within(budget.max_latency_ms)
-        small = [it for it in known if it.size_bytes <= (budget.max_size_bytes or inf)] or known
+        small = [it for it in known if it.size_bytes <= (budget.max_size_bytes or inf)]
+        small = small or [min(known, key=lambda it: it.size_bytes)]
         if budget.max_latency_ms is not None:
             return small[-1]
         return next(filter(self.keeps_budget, small), small[-1])
