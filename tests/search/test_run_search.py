@@ -238,7 +238,7 @@ def test_a_finished_search_is_solved_for_another_budget_without_scoring_anything
     [
         ((), "run must be given, as in run=DIR"),
         (("run=nowhere",), "run must be the folder of a search that `gulliver search` made"),
-        (("run=run", "steps=1"), "`steps >= 2` must hold, whole, but it is 1"),
+        (("run=run", "steps=1"), "`2 <= steps <= 1000` must hold, whole, but it is 1"),
         (("run=run", "budget.max_latency_ms=1e-6"), "no recipe of this space is faster"),
     ],
 )
