@@ -12,7 +12,6 @@ from gulliver.tasks.errors import InputError
 
 _SECTIONS = ("task", "target", "space", "sensitivity", "sampler", "budget", "trial", "finalists", "tracking")
 _SEARCH_KEYS = [*_SECTIONS, "trials", "batch", "seed", "seeds", "objectives", "out", "again"]
-CONFIG_FILE = "config.yaml"
 # Each is solved exactly, and many more than a front has recipes tell nothing new.
 _MOST_STEPS = 1000
 _WITHOUT_EFFECT = ("trials", "seeds", "out", "again", "tracking")
@@ -220,6 +219,7 @@ def _read(config: dict[str, Any]) -> Any:
 def _read_search(run: Path) -> SearchJob:
     """Return the search that was launched in this folder."""
     import yaml
+    from gulliver.search.run_directory import CONFIG_FILE
 
     path = run / CONFIG_FILE
     if not path.exists():
