@@ -19,7 +19,8 @@ _SHAPE_BYTES = 8
 class Size:
     """The bytes of an exported network's weights file (.bin): weights, scales, biases and ranges.
 
-    Floating-point weights take 16 bits, scales and ranges 32; biases take 32 where any layer is quantized, else 16.
+    Floating-point weights take 16 bits, scales and ranges 32; biases, and weights that no layer has, take 32 where any
+    layer is quantized, else 16.
     """
 
     graph: LayerGraph
@@ -28,12 +29,13 @@ class Size:
 
     def __call__(self, recipe: Recipe) -> float:
         """Return the modelled bytes of the exported network's weights."""
-        return float(sum(self.by_layer(recipe).values()))
+        others = _bytes_beside_weights(recipe) * self.graph.other_weight_count
+        return float(sum(self.by_layer(recipe).values()) + others)
 
     def by_layer(self, recipe: Recipe) -> dict[str, int]:
         """Return the modelled bytes of each layer's weights."""
         channels = channels_after(self.graph, recipe)
-        bias_bytes = _FLOAT_BYTES if any(it.quantize for it in recipe.layers.values()) else _HALF_BYTES
+        bias_bytes = _bytes_beside_weights(recipe)
         return {
             name: _layer_bytes(layer, _parts(layer, channels[name], recipe.layers[name].decompose), bias_bytes, choice)
             for name, layer in self.graph.layers.items()
@@ -64,6 +66,11 @@ def _layer_bytes(layer: Layer, parts: Sequence[_Part], bias_bytes: int, choice: 
     # Inputs have the upper end of a range; between parts they fall below zero, and have a lower one too.
     ends = 2 * len(parts) - 1
     return biases + integers + _FLOAT_BYTES * (scales + ends) + _shape_bytes(layer)
+
+
+def _bytes_beside_weights(recipe: Recipe) -> int:
+    """Return the bytes of a bias, and of a weight that no layer has."""
+    return _FLOAT_BYTES if any(it.quantize for it in recipe.layers.values()) else _HALF_BYTES
 
 
 def _shape_bytes(layer: Layer) -> int:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gulliver.search.jobs import CONFIG_FILE, ApplyJob, CalibrateJob, PredictJob, SearchJob, ShowJob, SolveJob
+from gulliver.search.jobs import ApplyJob, CalibrateJob, PredictJob, SearchJob, ShowJob, SolveJob
 
 
 def run_search_job(job: SearchJob) -> None:
@@ -29,20 +29,11 @@ def _search(job: SearchJob, seed: int, out: Path) -> Any:
     """Return the result of the search with one seed, and say what it came to."""
     from gulliver.search.run_search import run_search
 
-    result = run_search(job.task, job.target, replace(job.settings, seed=seed), job.tracking, out, say)
-    _write_config(job.config, out)
+    settings = replace(job.settings, seed=seed)
+    result = run_search(job.task, job.target, settings, job.tracking, out, say, job.config)
     if result.explanation:
         say("\n" + "\n".join(result.explanation))
     return result
-
-
-def _write_config(config: dict[str, Any], out: Path) -> None:
-    """Write what the search was launched with, for `gulliver solve`."""
-    import yaml
-    from gulliver.tasks.cache import write_atomically
-
-    text = yaml.safe_dump(config, sort_keys=True)
-    write_atomically(out / CONFIG_FILE, lambda temporary: temporary.write_text(text))
 
 
 def _search_seeds(job: SearchJob) -> Any:

@@ -14,6 +14,13 @@ from typing import Any
 from gulliver.tasks.errors import InputError
 
 TARGET_KEY = "_target_"
+# What tells a task, a target and a sampler from each other.
+_MEMBERS = {
+    "task": ("name", "model", "example_inputs", "calibration"),
+    "target": ("name", "capabilities", "latency_model", "lower"),
+    "sampler": ("guided", "make"),
+}
+_MISSING = object()
 # `*arguments` and `**named` take what has no name of its own, so no key stands for them.
 _WITHOUT_NAME = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
@@ -41,7 +48,23 @@ def build_target(values: object, path: str) -> Any:
         raise InputError(f"{path}.{TARGET_KEY}={values[TARGET_KEY]} cannot be imported: {error}") from error
     if not callable(constructor):
         raise InputError(f"{path}.{TARGET_KEY} must name a class, but {values[TARGET_KEY]} is none")
-    return build(constructor, {key: value for key, value in values.items() if key != TARGET_KEY}, path)
+    try:
+        inspect.signature(constructor)
+    except ValueError as error:
+        # Python's own, like dict.
+        raise InputError(f"{path}.{TARGET_KEY}={values[TARGET_KEY]} does not say what its arguments are") from error
+    built = build(constructor, {key: value for key, value in values.items() if key != TARGET_KEY}, path)
+    _check_members(built, path)
+    return built
+
+
+def _check_members(built: object, path: str) -> None:
+    """Raise InputError where the object is not of the kind that the path asks for; nothing of it is evaluated."""
+    needed = _MEMBERS.get(path, ())
+    missing = [it for it in needed if inspect.getattr_static(built, it, _MISSING) is _MISSING]
+    if missing and not hasattr(type(built), "__getattr__"):
+        kind = type(built).__name__
+        raise InputError(f"{path} must have {', '.join(needed)}, but what {path}.{TARGET_KEY} names, {kind}, has not")
 
 
 def check_keys(values: Mapping[Any, Any], known: list[str], path: str, optional: Collection[str] = ()) -> None:

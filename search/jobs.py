@@ -12,7 +12,8 @@ from gulliver.tasks.errors import InputError
 
 _SECTIONS = ("task", "target", "space", "sensitivity", "sampler", "budget", "trial", "finalists", "tracking")
 _SEARCH_KEYS = [*_SECTIONS, "trials", "batch", "seed", "seeds", "objectives", "out", "again"]
-CONFIG_FILE = "config.yaml"
+# Each is solved exactly, and many more than a front has recipes tell nothing new.
+_MOST_STEPS = 1000
 _WITHOUT_EFFECT = ("trials", "seeds", "out", "again", "tracking")
 
 
@@ -124,8 +125,8 @@ def build_solve(config: dict[str, Any]) -> SolveJob:
     searched = _read_search(run)
     settings = replace(searched.settings, budget=build(Budget, config["budget"], "budget"))
     target = build_target(config["target"], "target") if config.get("target") else searched.target
-    if not isinstance(config["steps"], int) or config["steps"] < 2:
-        raise InputError(f"`steps >= 2` must hold, whole, but it is {config['steps']}")
+    if type(config["steps"]) is not int or not 2 <= config["steps"] <= _MOST_STEPS:
+        raise InputError(f"`2 <= steps <= {_MOST_STEPS}` must hold, whole, but it is {config['steps']}")
     return SolveJob(run, searched, settings, target, config["steps"], _folder(config["out"]) or run / "solve")
 
 
@@ -218,6 +219,7 @@ def _read(config: dict[str, Any]) -> Any:
 def _read_search(run: Path) -> SearchJob:
     """Return the search that was launched in this folder."""
     import yaml
+    from gulliver.search.run_directory import CONFIG_FILE
 
     path = run / CONFIG_FILE
     if not path.exists():

@@ -16,6 +16,9 @@ from gulliver.tasks.errors import InputError
 
 # What a search's trials are priced by, where its latency model is fitted to this machine.
 FIT_FILE = "latency_fit.json"
+SETTINGS_FILE = "settings.json"
+# What `gulliver search` that has finished was launched with, for `gulliver solve`.
+CONFIG_FILE = "config.yaml"
 _MAY_GROW = "trials"
 
 
@@ -49,7 +52,7 @@ class RunDirectory:
 
     def claim(self, settings: Mapping[str, Any]) -> None:
         """Write the settings into a new folder, or raise InputError where it holds a search with other ones."""
-        record = self.path / "settings.json"
+        record = self.path / SETTINGS_FILE
         wanted = json.loads(json.dumps(settings, default=str))
         held = json.loads(record.read_text()) if record.exists() else wanted
         for key in sorted({*wanted, *held}):
@@ -60,6 +63,13 @@ class RunDirectory:
                 )
         text = json.dumps(wanted, indent=2)
         write_atomically(record, lambda temporary: temporary.write_text(text))
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Write what the search was launched with."""
+        import yaml
+
+        text = yaml.safe_dump(dict(config), sort_keys=True)
+        write_atomically(self.path / CONFIG_FILE, lambda temporary: temporary.write_text(text))
 
     def set_aside(self) -> None:
         """Rename a finished search's folder, so that the search runs again from its beginning."""

@@ -1,9 +1,10 @@
 """A search from beginning to end: calibrate, search, make finalists, measure, report."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from gulliver.compressors.compress import Original, read_original
 from gulliver.compressors.finetune import Watch
@@ -29,7 +30,7 @@ from gulliver.search.report import (
     write_tables,
 )
 from gulliver.search.result import Result
-from gulliver.search.run_directory import FIT_FILE, RunDirectory, settings_record
+from gulliver.search.run_directory import CONFIG_FILE, FIT_FILE, SETTINGS_FILE, RunDirectory, settings_record
 from gulliver.search.scoring import Scoring
 from gulliver.search.sensitivity import measure_sensitivities
 from gulliver.search.sensitivity_report import FILES as SENSITIVITY_FILES
@@ -46,15 +47,24 @@ from tqdm import tqdm
 
 Say = Callable[[str], None]
 
+# What a search is known by: as it was launched, and all that decided its outcome.
+_MADE_BY = (CONFIG_FILE, SETTINGS_FILE)
 # Enough to see a curve by; finalists are scored on all.
 _WATCHED_SAMPLES = 1000
 
 
 def run_search(
-    task: Task, target: Target, settings: SearchSettings, tracking: TrackingSettings, out: Path, say: Say
+    task: Task,
+    target: Target,
+    settings: SearchSettings,
+    tracking: TrackingSettings,
+    out: Path,
+    say: Say,
+    config: Mapping[str, Any] | None = None,
 ) -> Result:
     """Return the search's result, every file of it in `out`; a search that was interrupted there goes on.
 
+    `config` is what a command was launched with, and is kept with its results.
     Raises InputError where the settings are impossible, or `out` holds another search.
     """
     check_task(task)
@@ -69,7 +79,7 @@ def run_search(
             directory.claim(settings_record(task_record(original), target, settings))
         tracker = Tracker(tracking, out)
         with tracker.ending():
-            return _Search(original, target, settings, space, directory, tracker, say).run()
+            return _Search(original, target, settings, space, directory, tracker, say, config).run()
 
 
 @dataclass(frozen=True)
@@ -81,6 +91,7 @@ class _Search:
     directory: RunDirectory
     tracker: Tracker
     say: Say
+    config: Mapping[str, Any] | None
 
     def run(self) -> Result:
         """Return the result after every phase has run or was found done in the run directory."""
@@ -196,7 +207,9 @@ class _Search:
         write_recipes(out, result)
         draw_front(out, candidates, result, self.target.conditions)
         write_summary(out, result.summary)
-        self.tracker.finish(best_metrics(result), out, [*ARTIFACTS, *SENSITIVITY_FILES])
+        if self.config is not None:
+            self.directory.write_config(self.config)
+        self.tracker.finish(best_metrics(result), out, [*_MADE_BY, *ARTIFACTS, *SENSITIVITY_FILES])
         self.say("\n" + front_table(result, self.target.conditions))
         self.say("\n" + finalist_table(result, self.target.conditions))
 

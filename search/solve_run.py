@@ -13,6 +13,7 @@ from gulliver.evaluators.size import Size
 from gulliver.search.finalists import with_finetuning
 from gulliver.search.guide import Guide, as_rungs
 from gulliver.search.history import History
+from gulliver.search.loss_link import LossLink
 from gulliver.search.make_guide import make_guide
 from gulliver.search.prediction import Prediction, fit
 from gulliver.search.record import read_trials
@@ -68,12 +69,13 @@ class Solver:
     def best(self) -> Solved:
         """Return the recipe of least loss within a latency budget, else the fastest that the drop allows.
 
-        It is of a fine ladder's recipes that are small enough for the budget, of all where none is. Raises InputError
-        where no recipe is as fast as the budget.
+        It is of a fine ladder's recipes that are small enough for the budget, the smallest where none is. Raises
+        InputError where no recipe is as fast as the budget.
         """
         budget = self.settings.budget
         known = self.ladder(_FINE) if budget.max_latency_ms is None else self._within(budget.max_latency_ms)
-        small = [it for it in known if it.size_bytes <= (budget.max_size_bytes or inf)] or known
+        small = [it for it in known if it.size_bytes <= (budget.max_size_bytes or inf)]
+        small = small or [min(known, key=lambda it: it.size_bytes)]
         if budget.max_latency_ms is not None:
             return small[-1]
         return next(filter(self.keeps_budget, small), small[-1])
@@ -117,7 +119,7 @@ def open_solver(run: Path, task: Task, settings: SearchSettings, searched: Targe
         others = Space(original.graph, target.capabilities, settings.space)
         guide = _guide(original, others, transferred(sensitivities, space, others), settings, target, original_score)
         # What losses cost holds on any target; what the trials said of single rungs is about other ladders.
-        space, prediction = others, replace(fit(guide, nothing_tried(guide)), link=prediction.link)
+        space, prediction = others, with_link(fit(guide, nothing_tried(guide)), prediction.link)
     return Solver(space, prediction, settings, target.name, original.network)
 
 
@@ -130,6 +132,11 @@ def solve_table(ladder: Sequence[Solved], best: Solved, keeps_budget: bool, cond
         mark = marks[keeps_budget] if step is best else ""
         rows.append(f"{step.recipe.key[:8]:10}{step.latency_ms:>13.3f}{step.drop:>16.4f}{mark}")
     return "\n".join(rows)
+
+
+def with_link(prediction: Prediction, learned: LossLink) -> Prediction:
+    """Return the prediction with what was learned elsewhere; methods that were not searched there keep theirs."""
+    return replace(prediction, link=replace(learned, weights=prediction.link.weights | learned.weights))
 
 
 def nothing_tried(guide: Guide) -> History:

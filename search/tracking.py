@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from gulliver.search.study import Candidate
-from gulliver.tasks.errors import one_line
+from gulliver.tasks.errors import InputError, one_line
 
 _EXPERIMENT = "gulliver"
 _SQLITE = "sqlite:///"
@@ -29,6 +29,10 @@ class TrackingSettings:
     enabled: bool = True
     uri: str | None = None
     experiment: str = _EXPERIMENT
+
+    def __post_init__(self) -> None:
+        if not self.experiment.strip():
+            raise InputError(f"tracking.experiment must be a name, but is {self.experiment!r}")
 
 
 @dataclass

@@ -79,12 +79,14 @@ class LayerGraph:
     """The layers of a network by name, its operations in order of execution, and its channel groups.
 
     `enclosed` are by name the modules that are not traced into, and how many layers each runs by itself.
+    `other_weight_count` is the number of weights that no layer has: of embeddings, norms that are not folded, and such.
     """
 
     layers: Mapping[str, Layer]
     operations: tuple[Operation, ...]
     channel_groups: tuple[ChannelGroup, ...]
     enclosed: Mapping[str, int] = field(default_factory=dict)
+    other_weight_count: int = 0
 
     @cached_property
     def couplings(self) -> Mapping[str, tuple[tuple[ChannelGroup, Coupling], ...]]:

@@ -1,7 +1,7 @@
 """Read a network's layers and operations by symbolic tracing (torch.fx; docs/decisions/0001)."""
 
 import operator
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -118,7 +118,15 @@ def trace(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> LayerGraph:
     fixed = dict.fromkeys(_layers_behind(shuffles, modules), "its channels are shuffled")
     fixed |= dict.fromkeys(_layers_behind(outputs, modules), "its channels are the network's outputs")
     groups = find_channel_groups(model, example_inputs, layers, fixed)
-    return LayerGraph(layers, operations, try_removals(model, example_inputs, groups), _enclosed(nodes, modules))
+    tied = try_removals(model, example_inputs, groups)
+    return LayerGraph(layers, operations, tied, _enclosed(nodes, modules), _other_weight_count(traced, layers))
+
+
+def _other_weight_count(traced: fx.GraphModule, layers: Mapping[str, Layer]) -> int:
+    """Return the number of weights that are used but belong to no layer, nor to a batch norm that one folds."""
+    owners = [it for name, layer in layers.items() for it in (name, layer.batch_norm) if it is not None]
+    known = {weight for name in owners for weight in traced.get_submodule(name).parameters()}
+    return sum(weight.numel() for weight in traced.parameters() if weight not in known)
 
 
 def _check_inputs(traced: fx.GraphModule, modules: dict[str, nn.Module]) -> None:

@@ -23,7 +23,7 @@ from gulliver.compressors.export import save_openvino, to_openvino
 from gulliver.compressors.export_onnx import save_onnx, to_onnx
 from gulliver.compressors.quantize import QuantizedActivation
 from gulliver.evaluators.size import Size
-from gulliver.spaces.recipe import Decompose, LayerRecipe, Quantize, Recipe, Sparsify
+from gulliver.spaces.recipe import Decompose, Finetune, LayerRecipe, Quantize, Recipe, Sparsify
 from torch import nn
 
 BATCH = 16
@@ -65,12 +65,12 @@ def two_dimensional():
 
 
 def one_dimensional():
-    """Plain, strided, dilated, grouped, depthwise and 1-wide 1-D convolutions."""
+    """Plain, strided, dilated, grouped, depthwise and 1-wide 1-D convolutions, and two linear layers in a row."""
     return nn.Sequential(
         *[nn.Conv1d(4, 16, 3, padding=1), nn.ReLU(), nn.Conv1d(16, 16, 3, 2, 2, 2), nn.BatchNorm1d(16), nn.ReLU()],
         *[nn.Conv1d(16, 16, 3, padding=1, groups=4), nn.ReLU(), nn.Conv1d(16, 24, 1), nn.ReLU()],
         *[nn.Conv1d(24, 24, 3, padding=1, groups=24), nn.BatchNorm1d(24), nn.ReLU(), nn.Conv1d(24, 16, 3), nn.ReLU()],
-        *[nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(16, 5)],
+        *[nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 5)],
     )
 
 
@@ -87,16 +87,21 @@ METHODS = {
     "int8": Quantize(),
     "int4": Quantize(4, 8, "mse", False, "mse", None, "gptq", True, True),
     "adaround": Quantize(3, 8, rounding="adaround"),
+    "entropy": Quantize(calibrator="entropy", symmetric=False),
+    "smooth": Quantize(calibrator="percentile", smooth=0.5),
+    "groups": Quantize(4, group_size=4),
+    "learned_steps": Finetune(1, learning_rate=0.01, quantization_aware=True),
 }
 SLOTS = {name: type(choice).__name__.lower() for name, choice in METHODS.items()}
 COMBINATIONS = [
-    *[(name,) for name in METHODS if name not in ("unstructured", "adaround")],
+    *[(name,) for name in METHODS if name not in ("unstructured", "adaround", "learned_steps")],
     *itertools.product(("sparsify", "reconstruct"), ("channel_svd",), ("int8",)),
     ("reconstruct", "tucker2", "int4"),
     ("sparsify", "svd", "int4"),
     ("2:4", "int8"),
     ("2:4", "int4"),
     ("unstructured", "adaround"),
+    ("int4", "learned_steps"),
 ]
 
 
@@ -108,6 +113,9 @@ class ConformanceTask:
 
     def calibration(self):
         return [(inputs_of(self.example_inputs[0].shape, seed),) for seed in (2, 3)]
+
+    def training(self, epoch):
+        return [(inputs_of(self.example_inputs[0].shape, 4),)]
 
 
 def inputs_of(shape, seed):
@@ -138,17 +146,19 @@ def recipe_of(graph, names):
     """Return the recipe that does the methods to every layer that can take them."""
     prunable = {name for group in graph.channel_groups if not group.not_prunable for name in group.layers}
     choices = {SLOTS[name]: METHODS[name] for name in names}
+    finetune = choices.pop("finetune", None)
     return Recipe(
         {
             name: LayerRecipe(**{slot: it for slot, it in choices.items() if takes(layer, it, name in prunable)})
             for name, layer in graph.layers.items()
-        }
+        },
+        finetune,
     )
 
 
 def takes(layer, choice, prunable):
     if isinstance(choice, Quantize):
-        return True
+        return choice.group_size is None or layer.kind == "linear"
     if isinstance(choice, Sparsify):
         if choice.kind == "2:4":
             return layer.in_channels // layer.groups % 4 == 0

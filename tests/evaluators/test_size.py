@@ -112,3 +112,27 @@ def test_modelled_bytes_are_those_of_the_exported_weights(first, second, tmp_pat
     model = quantize(network, recipe, [(inputs,)])
     stored = save_openvino(to_openvino(model, (inputs,), 1), tmp_path / "network.xml")
     assert Size(graph)(recipe) == pytest.approx(stored, rel=0.001)
+
+
+class Embedded(nn.Module):
+    """Nearly all weights are of no layer: an embedding, places, a LayerNorm. One layer is never used."""
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.places = nn.Embedding(1000, 32), nn.Parameter(torch.ones(7, 32))
+        self.norm, self.first, self.folded = nn.LayerNorm(32), nn.Linear(32, 64), nn.BatchNorm1d(64)
+        self.last, self.unused = nn.Linear(64, 5), nn.Linear(64, 1000)
+
+    def forward(self, words):
+        values = self.norm(self.words(words) + self.places).mean(1)
+        return self.last(torch.relu(self.folded(self.first(values))))
+
+
+@pytest.mark.parametrize("choice", [LayerRecipe(), LayerRecipe(quantize=Quantize())])
+def test_weights_that_no_layer_has_are_counted(choice, tmp_path):
+    network, words = Embedded().eval(), torch.arange(14).reshape(2, 7)
+    graph = trace(network, (words,))
+    assert graph.other_weight_count == 1000 * 32 + 7 * 32 + 2 * 32
+    recipe = recipe_of(graph, choice)
+    exported = to_openvino(quantize(network, recipe, [(words,)]), (words,), 2)
+    assert Size(graph)(recipe) == pytest.approx(save_openvino(exported, tmp_path / "model.xml"), rel=0.03)

@@ -144,6 +144,37 @@ def test_a_target_is_imported_and_built():
     assert build_target({"_target_": "gulliver.search.settings.Budget", "max_drop": 0.02}, "budget") == Budget(0.02)
 
 
+@pytest.mark.parametrize("name", ["builtins.dict", "builtins.int", "collections.OrderedDict"])
+def test_a_class_that_does_not_say_what_its_arguments_are_is_refused(name):
+    with pytest.raises(InputError, match=rf"^task\._target_={name} does not say what its arguments are$"):
+        build_target({"_target_": name}, "task")
+
+
+@pytest.mark.parametrize(
+    ("path", "needed"),
+    [
+        ("task", "name, model, example_inputs, calibration"),
+        ("target", "name, capabilities, latency_model, lower"),
+        ("sampler", "guided, make"),
+    ],
+)
+def test_what_is_not_of_the_kind_that_is_asked_for_is_refused(path, needed):
+    with pytest.raises(InputError) as caught:
+        build_target({"_target_": "gulliver.search.settings.Budget"}, path)
+    assert str(caught.value) == f"{path} must have {needed}, but what {path}._target_ names, Budget, has not"
+
+
+class Wrapped:
+    """A task that has what another one has."""
+
+    def __getattr__(self, name):
+        return name
+
+
+def test_a_task_may_have_its_members_by_any_means():
+    assert isinstance(build_target({"_target_": f"{__name__}.Wrapped"}, "task"), Wrapped)
+
+
 @pytest.mark.parametrize("name", ["nonsense", "gulliver.nowhere.Thing", "gulliver.search.settings.Nothing"])
 def test_a_target_that_cannot_be_imported_is_named(name):
     with pytest.raises(InputError, match=rf"task\._target_={name} cannot be imported"):

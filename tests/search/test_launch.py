@@ -1,4 +1,5 @@
 import pytest
+import yaml
 from gulliver.search.launch import check, compose, expand, launch
 from gulliver.spaces.recipe import LayerRecipe, Recipe
 from gulliver.tasks.errors import InputError
@@ -66,6 +67,15 @@ def test_a_search_is_not_solved_again_where_what_it_was_launched_with_cannot_be_
     with pytest.raises(InputError) as caught:
         check("solve", [f"run={tmp_path}"])
     assert str(caught.value).startswith(f"{config}{message}")
+
+
+@pytest.mark.parametrize("steps", ["1", "1001", "1000000", "2.5", "true"])
+def test_a_ladder_of_too_few_steps_or_too_many_is_refused(tmp_path, steps):
+    config = compose("search", ["task=digits_cnn", "target=ascend_910b2"])
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    assert check("solve", [f"run={tmp_path}", "steps=1000"]).steps == 1000
+    with pytest.raises(InputError, match=rf"^`2 <= steps <= 1000` must hold, whole, but it is {steps.capitalize()}$"):
+        check("solve", [f"run={tmp_path}", f"steps={steps}"])
 
 
 @pytest.mark.parametrize("command", ["apply", "show"])

@@ -152,7 +152,9 @@ def test_the_output_shows_the_front_the_best_recipe_and_the_dashboard(searched):
         assert words in stdout
 
 
-def test_mlflow_has_a_run_named_by_what_was_searched_and_curves_of_the_finalists_fine_tuning(searched):
+def test_mlflow_has_a_run_named_by_what_was_searched_with_its_settings_and_curves_of_the_finalists_fine_tuning(
+    searched, tmp_path
+):
     from mlflow.tracking import MlflowClient
 
     out, _ = searched
@@ -160,6 +162,10 @@ def test_mlflow_has_a_run_named_by_what_was_searched_and_curves_of_the_finalists
     (experiment,) = client.search_experiments(filter_string="name = 'gulliver'")
     (run,) = client.search_runs([experiment.experiment_id], "tags.`gulliver.kind` = 'search'")
     assert run.info.run_name == "digits_cnn on cpu_openvino, run"
+    # What it was launched with, and all that decided its outcome, as in the run directory.
+    for name in ("config.yaml", "settings.json"):
+        logged = Path(client.download_artifacts(run.info.run_id, name, str(tmp_path)))
+        assert logged.read_bytes() == (out / name).read_bytes()
     curves = [name for name in run.data.metrics if name.startswith("fine-tuning/")]
     assert curves
     for name in curves:
@@ -238,7 +244,7 @@ def test_a_finished_search_is_solved_for_another_budget_without_scoring_anything
     [
         ((), "run must be given, as in run=DIR"),
         (("run=nowhere",), "run must be the folder of a search that `gulliver search` made"),
-        (("run=run", "steps=1"), "`steps >= 2` must hold, whole, but it is 1"),
+        (("run=run", "steps=1"), "`2 <= steps <= 1000` must hold, whole, but it is 1"),
         (("run=run", "budget.max_latency_ms=1e-6"), "no recipe of this space is faster"),
     ],
 )

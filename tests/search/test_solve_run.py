@@ -74,6 +74,23 @@ def test_the_best_keeps_the_budget_for_the_size_too(searched):
     assert solver.keeps_budget(best)
 
 
+def test_where_nothing_is_small_enough_the_smallest_is_the_closest(searched):
+    solver = solver_for(searched, max_drop=1.0, max_size_bytes=1)
+    assert solver.best().size_bytes == min(it.size_bytes for it in solver.ladder(96))
+
+
+def test_a_method_that_the_searched_target_has_not_is_never_chosen_on_one_that_has_it(searched, tmp_path):
+    task, without = searched[0], ChipTarget("ascend_950pr", batch=4)
+    assert not without.capabilities.sparse_2_4
+    assert CHIP.capabilities.sparse_2_4
+    run_search(task, without, SETTINGS, TrackingSettings(enabled=False), tmp_path, lambda line: None)
+    solver = open_solver(tmp_path, task, SETTINGS, without, CHIP)
+    patterns = [index for index, it in enumerate(solver.space.dimensions) if it.method == "pattern"]
+    tried = [solver.space.encode(it.recipe) for it in (*solver.ladder(6), solver.best())]
+    assert patterns
+    assert {it[solver.space.dimensions[index].name] for it in tried for index in patterns} == {0}
+
+
 def test_where_nothing_is_predicted_to_keep_the_budget_the_table_says_so(searched):
     solver = solver_for(searched, max_drop=1.0, max_size_bytes=1)
     ladder, best = solver.ladder(3), solver.best()

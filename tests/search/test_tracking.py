@@ -7,6 +7,7 @@ from gulliver.search.journal import Scores
 from gulliver.search.study import Candidate
 from gulliver.search.tracking import Tracker, TrackingSettings
 from gulliver.spaces.recipe import LayerRecipe, Recipe
+from gulliver.tasks.errors import InputError
 
 mlflow = pytest.importorskip("mlflow")
 
@@ -219,6 +220,12 @@ def test_a_store_that_fails_again_and_again_is_asked_no_more(out, monkeypatch):
         tracker.log_trial(candidate(number), {})
     tracker.wait()
     assert len(asked) == 3
+
+
+@pytest.mark.parametrize("name", ["", " "])
+def test_an_experiment_without_a_name_is_refused(name):
+    with pytest.raises(InputError, match=rf"^tracking.experiment must be a name, but is '{name}'$"):
+        TrackingSettings(experiment=name)
 
 
 def test_tracking_can_be_turned_off(tmp_path):
