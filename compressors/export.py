@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-# A depthwise convolution's weights are reshaped first.
-_WEIGHT_READERS = ("Convolution", "GroupConvolution", "MatMul", "Reshape")
+# A depthwise convolution's weights are reshaped first, an embedding's are gathered.
+_WEIGHT_READERS = ("Convolution", "GroupConvolution", "MatMul", "Reshape", "Gather")
 # As many are multiplied in one kernel with those of the next layer.
 _FEW_ROWS = 8
 # Hardly more than the least that 16 bits hold.

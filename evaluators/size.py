@@ -19,8 +19,8 @@ _SHAPE_BYTES = 8
 class Size:
     """The bytes of an exported network's weights file (.bin): weights, scales, biases and ranges.
 
-    Floating-point weights take 16 bits, scales and ranges 32; biases, and weights that no layer has, take 32 where any
-    layer is quantized, else 16.
+    Floating-point weights of layers and embeddings take 16 bits, scales and ranges 32; biases, and other weights that
+    no layer has, take 32 where any layer is quantized, else 16.
     """
 
     graph: LayerGraph
@@ -29,8 +29,9 @@ class Size:
 
     def __call__(self, recipe: Recipe) -> float:
         """Return the modelled bytes of the exported network's weights."""
+        embeddings = _HALF_BYTES * self.graph.embedding_weight_count
         others = _bytes_beside_weights(recipe) * self.graph.other_weight_count
-        return float(sum(self.by_layer(recipe).values()) + others)
+        return float(sum(self.by_layer(recipe).values()) + embeddings + others)
 
     def by_layer(self, recipe: Recipe) -> dict[str, int]:
         """Return the modelled bytes of each layer's weights."""

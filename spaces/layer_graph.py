@@ -79,13 +79,15 @@ class LayerGraph:
     """The layers of a network by name, its operations in order of execution, and its channel groups.
 
     `enclosed` are by name the modules that are not traced into, and how many layers each runs by itself.
-    `other_weight_count` is the number of weights that no layer has: of embeddings, norms that are not folded, and such.
+    `embedding_weight_count` is the number of weights of embeddings, `other_weight_count` that of others that no layer
+    has: norms that are not folded, and such.
     """
 
     layers: Mapping[str, Layer]
     operations: tuple[Operation, ...]
     channel_groups: tuple[ChannelGroup, ...]
     enclosed: Mapping[str, int] = field(default_factory=dict)
+    embedding_weight_count: int = 0
     other_weight_count: int = 0
 
     @cached_property

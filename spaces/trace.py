@@ -119,14 +119,16 @@ def trace(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> LayerGraph:
     fixed |= dict.fromkeys(_layers_behind(outputs, modules), "its channels are the network's outputs")
     groups = find_channel_groups(model, example_inputs, layers, fixed)
     tied = try_removals(model, example_inputs, groups)
-    return LayerGraph(layers, operations, tied, _enclosed(nodes, modules), _other_weight_count(traced, layers))
+    return LayerGraph(layers, operations, tied, _enclosed(nodes, modules), *_other_weight_counts(traced, layers))
 
 
-def _other_weight_count(traced: fx.GraphModule, layers: Mapping[str, Layer]) -> int:
-    """Return the number of weights that are used but belong to no layer, nor to a batch norm that one folds."""
+def _other_weight_counts(traced: fx.GraphModule, layers: Mapping[str, Layer]) -> tuple[int, int]:
+    """Return the numbers of embeddings' weights, and of others that no layer uses, nor a batch norm that one folds."""
     owners = [it for name, layer in layers.items() for it in (name, layer.batch_norm) if it is not None]
     known = {weight for name in owners for weight in traced.get_submodule(name).parameters()}
-    return sum(weight.numel() for weight in traced.parameters() if weight not in known)
+    embedded = {it.weight for it in traced.modules() if isinstance(it, nn.Embedding)} - known
+    others = [weight.numel() for weight in traced.parameters() if weight not in known | embedded]
+    return sum(weight.numel() for weight in embedded), sum(others)
 
 
 def _check_inputs(traced: fx.GraphModule, modules: dict[str, nn.Module]) -> None:
