@@ -21,6 +21,7 @@ from gulliver.compressors.semi_structured import sparsify_in_fours
 from gulliver.compressors.sparsify import Ranking, rank_channels, removed_indices, sparsify
 from gulliver.compressors.store import Store
 from gulliver.compressors.unstructured import sparsify_anywhere
+from gulliver.spaces.channel_groups import dependent_groups
 from gulliver.spaces.layer_graph import LayerGraph
 from gulliver.spaces.network_identity import check_names, check_recipe, network_hash, tensor_bytes
 from gulliver.spaces.recipe import SGD, Finetune, Recipe
@@ -90,11 +91,12 @@ def read_original(task: Task) -> Original:
     with torch.no_grad():
         outputs = tuple(task.model(*inputs) for inputs in calibration)
     _check_types(task, outputs)
+    dependent = dependent_groups(task.model, task.example_inputs)
     return Original(
         task=task,
         network=network_hash(task.model),
-        graph=trace(task.model, task.example_inputs),
-        ranking=rank_channels(task.model, task.example_inputs),
+        graph=trace(task.model, task.example_inputs, dependent),
+        ranking=rank_channels(task.model, task.example_inputs, dependent),
         calibration=calibration,
         outputs=outputs,
     )
