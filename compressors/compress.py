@@ -32,6 +32,7 @@ from torch import Tensor, fx, nn
 
 Calibration = tuple[tuple[Tensor, ...], ...]
 _HALVED_BYTES = 256 << 20
+_WANTED_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,14 @@ class Original:
     def halved_for(self, calibration: Calibration) -> Store:
         """Return where 2:4 weights are kept that were made with these calibration inputs, if they are its own."""
         return self._halved if calibration is self.calibration else Store(0)
+
+    def wanted_for(self, calibration: Calibration) -> Store:
+        """Return where the layers' outputs on these calibration inputs are kept, if they are its own."""
+        return self._wanted if calibration is self.calibration else Store(0)
+
+    @cached_property
+    def _wanted(self) -> Store:
+        return Store(_WANTED_BYTES)
 
     @cached_property
     def _halved(self) -> Store:
@@ -194,7 +203,8 @@ def thin(original: Original, recipe: Recipe, calibration: Calibration) -> nn.Mod
     ranking = original.ranking_for(recipe)
     sparsify(model, original.graph, recipe, ranking)
     removed = removed_indices(original.graph, recipe, ranking)
-    reconstruct(model, original.task.model, original.graph, recipe, removed, calibration)
+    wanted = original.wanted_for(calibration)
+    reconstruct(model, original.task.model, original.graph, recipe, removed, calibration, wanted)
     sparsify_in_fours(model, original.task.model, recipe, removed, calibration, original.halved_for(calibration))
     sparsify_anywhere(model, recipe, calibration)
     decompose(model, recipe, calibration)
