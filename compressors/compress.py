@@ -21,6 +21,7 @@ from gulliver.compressors.semi_structured import sparsify_in_fours
 from gulliver.compressors.sparsify import Ranking, rank_channels, removed_indices, sparsify
 from gulliver.compressors.store import Store
 from gulliver.compressors.unstructured import sparsify_anywhere
+from gulliver.spaces.channel_groups import dependent_groups
 from gulliver.spaces.layer_graph import LayerGraph
 from gulliver.spaces.network_identity import check_names, check_recipe, network_hash, tensor_bytes
 from gulliver.spaces.recipe import SGD, Finetune, Recipe
@@ -31,6 +32,7 @@ from torch import Tensor, fx, nn
 
 Calibration = tuple[tuple[Tensor, ...], ...]
 _HALVED_BYTES = 256 << 20
+_WANTED_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,14 @@ class Original:
         """Return where 2:4 weights are kept that were made with these calibration inputs, if they are its own."""
         return self._halved if calibration is self.calibration else Store(0)
 
+    def wanted_for(self, calibration: Calibration) -> Store:
+        """Return where the layers' outputs on these calibration inputs are kept, if they are its own."""
+        return self._wanted if calibration is self.calibration else Store(0)
+
+    @cached_property
+    def _wanted(self) -> Store:
+        return Store(_WANTED_BYTES)
+
     @cached_property
     def _halved(self) -> Store:
         return Store(_HALVED_BYTES)
@@ -90,11 +100,12 @@ def read_original(task: Task) -> Original:
     with torch.no_grad():
         outputs = tuple(task.model(*inputs) for inputs in calibration)
     _check_types(task, outputs)
+    dependent = dependent_groups(task.model, task.example_inputs)
     return Original(
         task=task,
         network=network_hash(task.model),
-        graph=trace(task.model, task.example_inputs),
-        ranking=rank_channels(task.model, task.example_inputs),
+        graph=trace(task.model, task.example_inputs, dependent),
+        ranking=rank_channels(task.model, task.example_inputs, dependent),
         calibration=calibration,
         outputs=outputs,
     )
@@ -194,7 +205,8 @@ def thin(original: Original, recipe: Recipe, calibration: Calibration) -> nn.Mod
     ranking = original.ranking_for(recipe)
     sparsify(model, original.graph, recipe, ranking)
     removed = removed_indices(original.graph, recipe, ranking)
-    reconstruct(model, original.task.model, original.graph, recipe, removed, calibration)
+    wanted = original.wanted_for(calibration)
+    reconstruct(model, original.task.model, original.graph, recipe, removed, calibration, wanted)
     sparsify_in_fours(model, original.task.model, recipe, removed, calibration, original.halved_for(calibration))
     sparsify_anywhere(model, recipe, calibration)
     decompose(model, recipe, calibration)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from gulliver.compressors.criteria import group_sparsify
 from gulliver.compressors.layer_inputs import CompressibleLayer, outputs_as_rows, patches, weight_matrix
+from gulliver.compressors.store import Store
 from gulliver.spaces.layer_graph import LayerGraph
 from gulliver.spaces.recipe import Recipe
 from gulliver.tasks.protocol import Inputs
@@ -46,22 +47,24 @@ def reconstruct(
     recipe: Recipe,
     removed: Removed,
     calibration: Iterable[Inputs],
+    wanted: Store,
 ) -> nn.Module:
     """Solve in place, in order of execution, the layers that read channels which the recipe removes and reconstructs.
 
     `removed` gives the indices that each (layer, side) of the model has lost to the original. Calibration inputs of
     another shape than the first are not used. A layer that runs more than once or has too few equations stays as it is.
+    `wanted` keeps what the original's layers give for other recipes with these calibration inputs.
     """
     chosen = _readers(graph, recipe, removed)
     if not chosen:
         return model
     inputs = _joined(calibration)
-    wanted = _wanted(original, chosen, inputs)
+    left = _wanted(original, chosen, inputs, wanted)
 
     def solve(name: str, layer: CompressibleLayer, values: Tensor) -> None:
-        if len(wanted[name]) == 1:
+        if len(left[name]) == 1:
             kept = [at for at in range(graph.layers[name].out_channels) if at not in removed.get((name, "out"), ())]
-            _solve(layer, values, wanted[name].pop(), kept)
+            _solve(layer, values, left[name].pop(), kept)
 
     # Solved just before it runs, a layer's own outputs are those that the next one is solved for.
     with torch.no_grad(), _before_each(model, chosen, solve):
@@ -87,8 +90,18 @@ def _joined(calibration: Iterable[Inputs]) -> Inputs:
     return tuple(torch.cat(tensors)[:_MOST_SAMPLES] for tensors in zip(*alike, strict=True))
 
 
-def _wanted(original: nn.Module, names: Collection[str], inputs: Inputs) -> dict[str, list[_Wanted]]:
-    """Return what every call of each layer gives."""
+def _wanted(original: nn.Module, names: Collection[str], inputs: Inputs, store: Store) -> dict[str, list[_Wanted]]:
+    """Return what every call of each layer gives; the original runs where some of it is not in the store."""
+    wanted = {name: [*store[name]] for name in names if name in store}
+    missing = [name for name in names if name not in wanted]
+    found = _run(original, missing, inputs) if missing else {}
+    for name in missing:
+        wanted[name] = found.get(name, [])
+        store.put(name, tuple(wanted[name]))
+    return wanted
+
+
+def _run(original: nn.Module, names: Collection[str], inputs: Inputs) -> dict[str, list[_Wanted]]:
     found: dict[str, list[_Wanted]] = defaultdict(list)
     layers = {original.get_submodule(name): name for name in names}
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 import torch_pruning
-from gulliver.spaces.channel_groups import dependent_groups
+from gulliver.spaces.channel_groups import Dependent, dependent_groups
 from gulliver.spaces.layer_graph import LayerGraph
 from gulliver.spaces.recipe import Recipe
 from gulliver.spaces.removal_trial import remove_channels
@@ -16,14 +16,16 @@ from torch import Tensor, nn
 Ranking = Mapping[str, tuple[int, ...]]
 
 
-def rank_channels(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> Ranking:
+def rank_channels(model: nn.Module, example_inputs: tuple[Tensor, ...], dependent: Dependent | None = None) -> Ranking:
     """Return each group's channels, least important first, by the L2 norm of all weights tied to a channel.
 
+    `dependent` groups that are known are not found anew.
     Source: Fang et al., "DepGraph", CVPR 2023, section 3.3 (group-level importance).
     """
     names = {module: name for name, module in model.named_modules()}
     rankings: dict[str, tuple[int, ...]] = {}
-    for group in dependent_groups(model, example_inputs)[0]:
+    groups, _ = dependent or dependent_groups(model, example_inputs)
+    for group in groups:
         scores = _scores(group)
         if scores is not None:
             order = tuple(torch.argsort(scores, stable=True).tolist())

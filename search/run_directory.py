@@ -100,4 +100,5 @@ def settings_record(task: Mapping[str, Any], target: Any, settings: SearchSettin
     sampler = {"name": type(settings.sampler).__name__, **asdict(settings.sampler)}
     own = {key: value for key, value in asdict(settings).items() if key != "sampler"}
     own["space"] = choice_values(settings.space)
-    return {**task, "target": asdict(target), "sampler": sampler, **own}
+    conditions = {key: value for key, value in asdict(target).items() if key in choice_values(target)}
+    return {**task, "target": conditions, "sampler": sampler, **own}

@@ -15,8 +15,9 @@ class Capabilities:
 
     `precisions` gives the (weight_bits, activation_bits) that each kind of layer runs in, beside
     `float_type`; channel counts are offered in multiples of `channel_multiple`, and in multiples of
-    `small_channel_multiple` up to `small_channels`, where those still pay. `sparse_2_4` gives the widths in which a
-    layer gains from 2:4 weights, with 16 bits for `float_type`.
+    `small_channel_multiple` up to `small_channels`, where those still pay. A wide group's channels are removed in
+    `channel_steps` steps at most. `sparse_2_4` gives the widths in which a layer gains from 2:4 weights, with 16 bits
+    for `float_type`.
     """
 
     float_type: str
@@ -26,6 +27,7 @@ class Capabilities:
     small_channels: int
     sparsities: tuple[str, ...] = ("channel",)
     sparse_2_4: tuple[tuple[int, int], ...] = ()
+    channel_steps: int | None = None
 
     def runs(self, kind: str, quantize: Quantize) -> bool:
         """Say whether a layer of this kind runs in these widths."""
@@ -41,6 +43,18 @@ class Capabilities:
         small_end = min(channels, self.small_channels)
         small = set(range(self.small_channel_multiple, small_end + 1, self.small_channel_multiple))
         return tuple(sorted(large | small | {channels}, reverse=True))
+
+    def kept(self, channels: int) -> tuple[int, ...]:
+        """Return the counts that a group of so many channels may be left with, largest first, `channels` included.
+
+        Where they are more than `channel_steps` multiples, the multiple is doubled until they are not.
+        """
+        liked, step = self.multiples(channels), self.channel_multiple
+        if self.channel_steps is None or channels <= self.channel_steps * step:
+            return liked
+        while channels > self.channel_steps * step:
+            step *= 2
+        return (channels, *(kept for kept in liked[1:] if kept % step == 0))
 
     def check(self, recipe: Recipe, kinds: Mapping[str, str], target: str) -> None:
         """Raise InputError where a layer is to run in a precision that the target has not."""

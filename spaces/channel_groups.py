@@ -14,28 +14,31 @@ from gulliver.tasks.errors import named
 from torch import Tensor, nn
 from torch_pruning import ops
 
+# torch-pruning's groups, or none and what it stumbled on.
+Dependent = tuple[list[Any], str]
 _LAYER_TYPES = (ops.OPTYPE.CONV, ops.OPTYPE.DEPTHWISE_CONV, ops.OPTYPE.LINEAR)
 
 
 def find_channel_groups(
-    model: nn.Module, example_inputs: tuple[Tensor, ...], layers: Collection[str], fixed: Mapping[str, str]
+    model: nn.Module, dependent: Dependent, layers: Collection[str], fixed: Mapping[str, str]
 ) -> tuple[ChannelGroup, ...]:
     """Return every group of tied output channels of the layers, in order of the model's modules.
 
+    `dependent` is what `dependent_groups` found in the model.
     Groups that hold a layer that is `fixed`, for the reason that it maps to, are not prunable, nor are those that hold
     a convolution or a linear module that is none of the layers.
     """
     names = {module: name for name, module in model.named_modules()}
-    dependent, problem = dependent_groups(model, example_inputs)
+    groups, problem = dependent
     if problem:
         return tuple(_untied(name, model, problem) for name in layers)
-    found = (_channel_group(group, names, layers, fixed) for group in dependent)
+    found = (_channel_group(group, names, layers, fixed) for group in groups)
     order = {name: position for position, name in enumerate(names.values())}
     return tuple(sorted((group for group in found if group), key=lambda group: order[group.name]))
 
 
-def dependent_groups(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> tuple[list[Any], str]:
-    """Return torch-pruning's groups, or none and what it stumbled on."""
+def dependent_groups(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> Dependent:
+    """Return torch-pruning's groups, or none and what it stumbled on; a deep network's take tens of seconds."""
     try:
         with torch.enable_grad():
             graph = torch_pruning.DependencyGraph().build_dependency(model, example_inputs, verbose=False)

@@ -63,7 +63,7 @@ class Ladders:
     def _ratios(self, group: ChannelGroup) -> tuple[float, ...]:
         if group.not_prunable or "channel" not in self.capabilities.sparsities:
             return (0.0,)
-        ratios = (1 - kept / group.channels for kept in self.capabilities.multiples(group.channels))
+        ratios = (1 - kept / group.channels for kept in self.capabilities.kept(group.channels))
         return tuple(ratio for ratio in ratios if ratio <= self.options.max_ratio)
 
     def _splits(self, layer: Layer, channels: Channels) -> Iterator[Decompose | None]:

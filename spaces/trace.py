@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
-from gulliver.spaces.channel_groups import find_channel_groups
+from gulliver.spaces.channel_groups import Dependent, dependent_groups, find_channel_groups
 from gulliver.spaces.layer_graph import Layer, LayerGraph, Operation
 from gulliver.spaces.removal_trial import try_removals
 from gulliver.tasks.errors import InputError, one_line
@@ -92,8 +92,8 @@ def symbolic_trace(model: nn.Module) -> fx.GraphModule:
         raise InputError(f"the network cannot be traced by torch.fx: {one_line(error)}") from error
 
 
-def trace(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> LayerGraph:
-    """Return the network's layers, operations and channel groups.
+def trace(model: nn.Module, example_inputs: tuple[Tensor, ...], dependent: Dependent | None = None) -> LayerGraph:
+    """Return the network's layers, operations and channel groups; `dependent` groups that are known are not found anew.
 
     Raises InputError where it has no layer, or gives a module of a known kind its input by name.
     """
@@ -117,7 +117,7 @@ def trace(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> LayerGraph:
     shuffles = (node for node in traced.graph.nodes if _is_shuffle(node, modules, shapes.of))
     fixed = dict.fromkeys(_layers_behind(shuffles, modules), "its channels are shuffled")
     fixed |= dict.fromkeys(_layers_behind(outputs, modules), "its channels are the network's outputs")
-    groups = find_channel_groups(model, example_inputs, layers, fixed)
+    groups = find_channel_groups(model, dependent or dependent_groups(model, example_inputs), layers, fixed)
     tied = try_removals(model, example_inputs, groups)
     return LayerGraph(layers, operations, tied, _enclosed(nodes, modules), *_other_weight_counts(traced, layers))
 

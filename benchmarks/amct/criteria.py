@@ -59,7 +59,8 @@ def repaired(original: Original, recipe: Recipe, repair: str) -> nn.Module:
     model = sparsify(copy.deepcopy(original.task.model), original.graph, recipe, ranking)
     if "reconstruction" in repair:
         removed = removed_indices(original.graph, recipe, ranking)
-        reconstruct(model, original.task.model, original.graph, recipe, removed, original.calibration)
+        wanted = original.wanted_for(original.calibration)
+        reconstruct(model, original.task.model, original.graph, recipe, removed, original.calibration, wanted)
     if "batch norms" in repair:
         reestimate_batch_norms(model, original.calibration)
     return model

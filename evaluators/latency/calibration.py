@@ -27,6 +27,7 @@ from gulliver.evaluators.latency.price_tables import call_tables, calls_of
 from gulliver.spaces.layer_graph import LayerGraph
 from gulliver.spaces.recipe import Recipe
 from gulliver.spaces.space import Space, untouched
+from gulliver.spaces.space_options import SpaceOptions
 from gulliver.tasks.cache import cache_dir, write_atomically
 from tqdm import tqdm
 
@@ -121,8 +122,9 @@ def calibrate_calls(
 ) -> CpuLatencyModel:
     """Return the latency model, fitted to recipes of all that the target can run, with the calls' kernels measured."""
     random = Random(_SEED)  # noqa: S311 - draws of recipes, no secrets
-    # A fit is kept for the network's next search, which may offer what this one's options leave out.
-    space = Space(space.graph, space.capabilities)
+    # A fit is kept for the network's next search, which may offer what this one's options leave out; layers are not
+    # solved anew, which would change weights only.
+    space = Space(space.graph, space.capabilities, SpaceOptions(reconstruct=False))
     recipes = [*_uniform_recipes(space), *(random_recipe(space, random) for _ in range(target.calibration_networks))]
     # All at once, so that a drift of the machine's speed meets all kernels alike.
     kernel_table(target).require(_compute_kernels(calls))

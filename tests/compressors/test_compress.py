@@ -8,6 +8,7 @@ from gulliver.spaces.network_identity import network_hash
 from gulliver.spaces.recipe import Decompose, Finetune, FoundFor, LayerRecipe, Quantize, Recipe, Sparsify
 from gulliver.tasks.errors import InputError
 from torch import nn
+from torch_pruning import DependencyGraph
 
 EVERYTHING = LayerRecipe(Sparsify(0.5), Decompose(4), Quantize())
 
@@ -23,6 +24,19 @@ def test_what_is_read_of_a_task_once_is_what_the_task_has(originals, images_of):
     assert len(original.calibration) == len(original.outputs) == 2
     with torch.no_grad():
         torch.testing.assert_close(original.outputs[1], original.task.model(images_of(8, seed=3)))
+
+
+def test_the_dependencies_of_a_networks_channels_are_found_once(network_task, monkeypatch):
+    found = []
+    build = DependencyGraph.build_dependency
+
+    def counted(*given, **named):
+        found.append(build(*given, **named))
+        return found[-1]
+
+    monkeypatch.setattr(DependencyGraph, "build_dependency", counted)
+    read_original(network_task(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1))))
+    assert len(found) == 1
 
 
 def test_methods_are_applied_in_order_thin_then_split_then_round(originals, images_of):

@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ from gulliver.compressors.compress import compress, thin
 from gulliver.compressors.layer_inputs import calls_of
 from gulliver.compressors.reconstruct import reconstruct
 from gulliver.compressors.sparsify import rank_channels, removed_indices, sparsify
+from gulliver.compressors.store import ENTRY_BYTES, Store
 from gulliver.spaces.recipe import LayerRecipe, Recipe, Sparsify
 from gulliver.spaces.trace import trace
 from torch import nn
@@ -16,7 +18,7 @@ def thinned(network, recipe, calibration):
     graph = trace(network, calibration[0])
     ranking = rank_channels(network, calibration[0])
     model = sparsify(copy.deepcopy(network), graph, recipe, ranking)
-    return reconstruct(model, network, graph, recipe, removed_indices(graph, recipe, ranking), calibration)
+    return reconstruct(model, network, graph, recipe, removed_indices(graph, recipe, ranking), calibration, Store(0))
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -95,6 +97,48 @@ def test_a_layer_whose_own_channels_are_removed_too_is_solved_for_those_that_sta
     assert model(images_of(2, seed=1)).isfinite().all()
 
 
+def runs_of(network):
+    """Return a list that grows with each run of the network, those of its copies aside, and what ends that."""
+    runs = []
+    handle = network.register_forward_hook(lambda it, *_: runs.append(it) if it is network else None)
+    return runs, handle
+
+
+def test_the_original_runs_once_for_all_recipes_with_the_same_inputs(originals):
+    original = replace(originals["residual"])
+    runs, handle = runs_of(original.task.model)
+    halves = [
+        {name: LayerRecipe(Sparsify(0.5, reconstruct=True)) for name in names}
+        for names in (["block1.conv1", "block2.conv1"], ["block1.conv1"])
+    ]
+    both, first = (Recipe(dict.fromkeys(original.graph.layers, LayerRecipe()) | half) for half in halves)
+    thin(original, both, original.calibration)
+    assert len(runs) == 1
+    again = thin(original, first, original.calibration)
+    assert len(runs) == 1
+    anew = thin(original, first, (*original.calibration,))
+    handle.remove()
+    assert all(map(torch.equal, again.parameters(), anew.parameters()))
+
+
+@pytest.mark.parametrize(("calls_kept", "runs"), [(2, 1), (1, 2), (0, 2)])
+def test_what_the_originals_layers_gave_is_kept_within_bounds(calls_kept, runs):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6)).eval()
+    inputs = torch.randn(64, 4)
+    graph, ranking = trace(network, (inputs,)), rank_channels(network, (inputs,))
+    half = LayerRecipe(Sparsify(0.5, reconstruct=True))
+    recipe = Recipe({"0": half, "2": half, "4": LayerRecipe()})
+    store = Store(calls_kept * (ENTRY_BYTES + inputs.shape[0] * 6 * 4))
+    ran, _ = runs_of(network)
+    for _ in range(2):
+        model = sparsify(copy.deepcopy(network), graph, recipe, ranking)
+        removed = removed_indices(graph, recipe, ranking)
+        reconstruct(model, network, graph, recipe, removed, [(inputs,)], store)
+    assert len(ran) == runs
+    assert store.used_bytes <= store.memory_bytes
+
+
 def test_a_layer_with_fewer_than_two_equations_an_unknown_keeps_its_weights():
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3, bias=False)).eval()
@@ -121,5 +165,6 @@ def test_a_layer_that_runs_twice_keeps_its_weights():
     recipe = Recipe({"first": LayerRecipe(Sparsify(0.5, reconstruct=True)), "shared": LayerRecipe()})
     inputs = torch.randn(64, 4)
     graph = trace(network, (inputs,))
-    model = reconstruct(copy.deepcopy(network), network, graph, recipe, {("shared", "in"): {0}}, [(inputs,)])
+    removed = {("shared", "in"): {0}}
+    model = reconstruct(copy.deepcopy(network), network, graph, recipe, removed, [(inputs,)], Store(0))
     assert torch.equal(model.shared.weight, network.shared.weight)

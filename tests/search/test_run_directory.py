@@ -45,6 +45,16 @@ def test_a_folder_made_before_a_search_chose_calibrators_and_kinds_of_split_stil
             RunDirectory(tmp_path).claim(record(**options))
 
 
+def test_a_folder_made_before_wide_groups_lost_channels_in_steps_still_opens(tmp_path):
+    def record(target):
+        return settings_record({"task": "task", "network": "network"}, target, SearchSettings())
+
+    assert "channel_steps" not in record(CpuOpenvino())["target"]
+    RunDirectory(tmp_path).claim(record(CpuOpenvino()))
+    with pytest.raises(InputError, match=r"holds a search with target=.*, but target=.* is asked for"):
+        RunDirectory(tmp_path).claim(record(CpuOpenvino(channel_steps=8)))
+
+
 def test_a_folder_of_a_target_with_a_path_of_its_own_opens_again(tmp_path):
     for _ in range(2):
         RunDirectory(tmp_path).claim({"target": {"kernels": Path("kernels.csv")}})

@@ -21,6 +21,25 @@ def test_liked_counts_are_multiples_of_16_and_of_8_up_to_32(channels, multiples,
     assert cpu.multiples(channels) == multiples
 
 
+@pytest.mark.parametrize(
+    ("channels", "kept"),
+    [
+        (320, (*range(320, 32, -16), 32, 24, 16, 8)),
+        (328, (328, *range(320, 0, -32))),
+        (1000, (1000, *range(960, 0, -64))),
+        (1280, tuple(range(1280, 0, -64))),
+        (2048, tuple(range(2048, 0, -128))),
+    ],
+)
+def test_channels_of_groups_wider_than_20_times_16_are_removed_in_20_steps_at_most(channels, kept):
+    target = Capabilities("bfloat16", {}, 16, 8, 32, channel_steps=20)
+    assert target.kept(channels) == kept
+
+
+def test_without_a_number_of_steps_every_multiple_may_be_kept(cpu):
+    assert cpu.kept(2048) == cpu.multiples(2048)
+
+
 def test_int8_runs_and_int4_does_not(cpu):
     assert cpu.runs("conv2d", Quantize(8, 8))
     assert not cpu.runs("conv2d", Quantize(4, 8))

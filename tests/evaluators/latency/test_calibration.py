@@ -167,6 +167,14 @@ def fit_file(target, original):
     return table.with_name(table.stem.replace(f"{target.threads}-threads", f"{original.network}-{conditions}"))
 
 
+def test_networks_that_are_only_timed_are_not_solved_anew(digits_original, monkeypatch):
+    monkeypatch.setattr(calibration, "calibrate", lambda target, original, recipes: recipes)
+    recipes = calibrate_calls(CpuOpenvino(), digits_original, space_of(digits_original), [])
+    removals = [it.sparsify for recipe in recipes for it in recipe.layers.values() if it.sparsify]
+    assert removals
+    assert not any(it.reconstruct for it in removals)
+
+
 def test_a_fit_does_not_depend_on_what_the_first_search_leaves_out(digits_original, monkeypatch):
     monkeypatch.setattr(calibration, "calibrate", lambda target, original, recipes: recipes)
     target = CpuOpenvino()

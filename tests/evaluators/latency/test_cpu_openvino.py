@@ -1,8 +1,14 @@
 import pytest
+import torch
 from gulliver.evaluators.latency.cpu_openvino import CpuOpenvino
 from gulliver.evaluators.latency.kernel import ComputeKernel
+from gulliver.evaluators.latency.price_tables import call_tables, calls_of
 from gulliver.spaces.recipe import LayerRecipe, Quantize, Recipe
+from gulliver.spaces.space import Space
+from gulliver.spaces.space_options import SpaceOptions
+from gulliver.spaces.trace import trace
 from gulliver.tasks.errors import InputError
+from torch import nn
 
 
 def test_the_cpu_runs_int8_and_bfloat16_in_multiples_of_16_channels():
@@ -27,12 +33,23 @@ def test_recipes_are_lowered_at_the_targets_batch_and_type(block):
     assert len(convolutions) == len(block.layers)
 
 
+def test_a_layer_between_two_wide_groups_has_a_kernel_for_each_pair_of_13_widths():
+    layers = (nn.Conv2d(3, 2048, 1), nn.ReLU(), nn.Conv2d(2048, 1024, 1), nn.ReLU(), nn.Conv2d(1024, 4, 1))
+    graph = trace(nn.Sequential(*layers).eval(), (torch.zeros(1, 3, 2, 2),))
+    target = CpuOpenvino()
+    space = Space(graph, target.capabilities, SpaceOptions(bits=(), ranks=()))
+    kernels = {call.kernel for call in calls_of(call_tables(space, target)) if call.owner == "2"}
+    # Steps of 128 and of 64 down to a quarter of the channels; every multiple of 16 would make 97 times 49.
+    assert len(kernels) == 13 * 13
+
+
 @pytest.mark.parametrize(
     ("settings", "rule"),
     [
         ({"batch": 0}, "`target.batch >= 1` must hold, but it is 0"),
         ({"threads": -1}, "`target.threads >= 1` must hold, but it is -1"),
         ({"channel_multiple": 0}, "`target.channel_multiple >= 1` must hold, but it is 0"),
+        ({"channel_steps": 0}, "`target.channel_steps >= 1` must hold, but it is 0"),
         ({"repetitions": 0}, "`target.repetitions >= 1` must hold, but it is 0"),
         ({"float_type": "float16"}, "`target.float_type` must be float32 or bfloat16, but is float16"),
     ],
