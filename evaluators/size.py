@@ -7,7 +7,7 @@ from typing import Literal
 
 from gulliver.spaces.layer_graph import Layer, LayerGraph
 from gulliver.spaces.parts import parts_of
-from gulliver.spaces.recipe import Decompose, Quantize, Recipe
+from gulliver.spaces.recipe import Decompose, LayerRecipe, Quantize, Recipe
 from gulliver.spaces.shapes import Channels, channels_after, inputs_per_group
 
 _HALF_BYTES = 2
@@ -29,7 +29,7 @@ class Size:
 
     def __call__(self, recipe: Recipe) -> float:
         """Return the modelled bytes of the exported network's weights."""
-        embeddings = _HALF_BYTES * self.graph.embedding_weight_count
+        embeddings = _HALF_BYTES * (self.graph.embedding_weight_count + self._untied_weight_count(recipe))
         others = _bytes_beside_weights(recipe) * self.graph.other_weight_count
         return float(sum(self.by_layer(recipe).values()) + embeddings + others)
 
@@ -42,6 +42,11 @@ class Size:
             for name, layer in self.graph.layers.items()
             for choice in [recipe.layers[name].quantize]
         }
+
+    def _untied_weight_count(self, recipe: Recipe) -> int:
+        """Return the number of embeddings' weights that are stored beside those of a layer that had the same."""
+        changed = (name for name in self.graph.tied_to_embeddings if recipe.layers[name] != LayerRecipe())
+        return sum(self.graph.layers[name].weight_count for name in changed)
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,8 @@ class LayerGraph:
 
     `enclosed` are by name the modules that are not traced into, and how many layers each runs by itself.
     `embedding_weight_count` is the number of weights of embeddings, `other_weight_count` that of others that no layer
-    has: norms that are not folded, and such.
+    has: norms that are not folded, and such. Layers `tied_to_embeddings` have an embedding's weights, which count as
+    theirs.
     """
 
     layers: Mapping[str, Layer]
@@ -89,6 +90,7 @@ class LayerGraph:
     enclosed: Mapping[str, int] = field(default_factory=dict)
     embedding_weight_count: int = 0
     other_weight_count: int = 0
+    tied_to_embeddings: tuple[str, ...] = ()
 
     @cached_property
     def couplings(self) -> Mapping[str, tuple[tuple[ChannelGroup, Coupling], ...]]:

@@ -119,14 +119,25 @@ def trace(model: nn.Module, example_inputs: tuple[Tensor, ...], dependent: Depen
     fixed |= dict.fromkeys(_layers_behind(outputs, modules), "its channels are the network's outputs")
     groups = find_channel_groups(model, dependent or dependent_groups(model, example_inputs), layers, fixed)
     tied = try_removals(model, example_inputs, groups)
-    return LayerGraph(layers, operations, tied, _enclosed(nodes, modules), *_other_weight_counts(traced, layers))
+    return LayerGraph(
+        layers,
+        operations,
+        tied,
+        _enclosed(nodes, modules),
+        *_other_weight_counts(traced, layers),
+        tuple(name for name in layers if traced.get_submodule(name).weight in _embedded(traced)),
+    )
+
+
+def _embedded(traced: fx.GraphModule) -> set[Any]:
+    return {it.weight for it in traced.modules() if isinstance(it, nn.Embedding)}
 
 
 def _other_weight_counts(traced: fx.GraphModule, layers: Mapping[str, Layer]) -> tuple[int, int]:
     """Return the numbers of embeddings' weights, and of others that no layer uses, nor a batch norm that one folds."""
     owners = [it for name, layer in layers.items() for it in (name, layer.batch_norm) if it is not None]
     known = {weight for name in owners for weight in traced.get_submodule(name).parameters()}
-    embedded = {it.weight for it in traced.modules() if isinstance(it, nn.Embedding)} - known
+    embedded = _embedded(traced) - known
     others = [weight.numel() for weight in traced.parameters() if weight not in known | embedded]
     return sum(weight.numel() for weight in embedded), sum(others)
 

@@ -136,3 +136,24 @@ def test_weights_that_no_layer_has_are_counted(choice, tmp_path):
     recipe = recipe_of(graph, choice)
     exported = to_openvino(quantize(network, recipe, [(words,)]), (words,), 2)
     assert Size(graph)(recipe) == pytest.approx(save_openvino(exported, tmp_path / "model.xml"), rel=0.03)
+
+
+class Tied(nn.Module):
+    """Its last layer has the weights of its embedding."""
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.inner, self.last = nn.Embedding(1000, 32), nn.Linear(32, 32), nn.Linear(32, 1000, bias=False)
+        self.last.weight = self.words.weight
+
+    def forward(self, words):
+        return self.last(torch.relu(self.inner(self.words(words))))
+
+
+@pytest.mark.parametrize("choice", [LayerRecipe(), LayerRecipe(quantize=Quantize())])
+def test_an_embeddings_weights_are_stored_beside_those_of_a_tied_layer_that_is_quantized(choice, tmp_path):
+    network, words = Tied().eval(), torch.arange(14).reshape(2, 7)
+    graph = trace(network, (words,))
+    recipe = recipe_of(graph, choice)
+    exported = to_openvino(quantize(network, recipe, [(words,)]), (words,), 2)
+    assert Size(graph)(recipe) == pytest.approx(save_openvino(exported, tmp_path / "model.xml"), rel=0.001)
