@@ -120,6 +120,8 @@ def _check_dimensions(name: str, tensor: Tensor, dimensions: int) -> None:
 
 
 def _check_dtype(name: str, tensor: Tensor, *dtypes: torch.dtype) -> None:
+    if not isinstance(tensor, Tensor):
+        raise ValueError(f"{name} must be a tensor, but it is a {type(tensor).__name__}")
     if tensor.dtype not in dtypes:
         raise ValueError(f"{name} must be {' or '.join(map(str, dtypes))}, but it is {tensor.dtype}")
 

@@ -23,6 +23,8 @@ from gulliver.tasks.errors import InputError, one_line
 from yaml.constructor import ConstructorError
 
 VERSION = 1
+# A layer with every choice takes some 400 characters, so this is 40,000 layers; a device file has no end.
+LARGEST_FILE = 2**24
 _VERSION_KEY = "gulliver_recipe"
 _METHODS: dict[str, type[Any]] = {"sparsify": Sparsify, "decompose": Decompose, "quantize": Quantize}
 
@@ -76,9 +78,24 @@ def read_recipe(path: str | Path) -> Recipe:
     """Return the recipe in the file; raises InputError that names the file, the layer and the rule."""
     path = Path(path)
     try:
-        document = _Loader(path.read_text()).get_single_data()
+        text = _start_of(path)
     except OSError as error:
         raise InputError(f"recipe {path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise InputError(f"recipe {path} is not YAML: {one_line(error)}") from error
+    if len(text) > LARGEST_FILE:
+        raise InputError(f"recipe {path} must have at most {LARGEST_FILE} characters, but it has more")
+    return _parse(path, text)
+
+
+def _start_of(path: Path) -> str:
+    with path.open() as file:
+        return file.read(LARGEST_FILE + 1)
+
+
+def _parse(path: Path, text: str) -> Recipe:
+    try:
+        document = _Loader(text).get_single_data()
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"recipe {path} is not YAML: {one_line(error)}") from error
     try:

@@ -16,6 +16,9 @@ def int8(*shape: int, device: str = "cpu") -> torch.Tensor:
 
 # Against the arguments of m = 5 rows in G = 2 groups, K1 = 3, N1 = 8, N2 = 6.
 BROKEN = {
+    "x1 list": ("x1", [[1, 2, 3]], "x1 must be a tensor, but it is a list"),
+    "weight1 missing": ("weight1", None, "weight1 must be a tensor, but it is a NoneType"),
+    "group_list list": ("group_list", [2, 5], "group_list must be a tensor, but it is a list"),
     "x1 dtype": ("x1", torch.zeros(5, 3), "x1 must be torch.int8, but it is torch.float32"),
     "x1 dimensions": ("x1", int8(5, 3, 1), "x1 must have 2 dimensions, but it is (5, 3, 1)"),
     "x1 columns": ("x1", int8(5, 4), "x1 must have shape (m, K1) = (5, 3), but it is (5, 4)"),

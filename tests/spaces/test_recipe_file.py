@@ -176,6 +176,11 @@ def test_a_missing_file_is_named(tmp_path):
         read_recipe(tmp_path)
 
 
+def test_a_file_without_end_is_refused_rather_than_read_until_memory_is_full():
+    with pytest.raises(InputError, match=r"^recipe /dev/zero must have at most 16777216 characters, but it has more$"):
+        read_recipe("/dev/zero")
+
+
 @pytest.mark.parametrize(
     "text",
     [
