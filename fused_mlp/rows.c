@@ -10,10 +10,8 @@ static inline __mmask16 present_lanes(long count) {
     return count >= LANES ? 0xffff : count > 0 ? (1 << count) - 1 : 0;
 }
 
-/* Not inlined: with it, GCC 12 keeps a second copy of the sums on the stack and the matmul of vnni.c takes twice as
-   long. */
-static __attribute__((noinline)) void store_dequantized(__m512i sums, const float *channel_scale, float row_scale,
-                                                        float *out, __mmask16 present) {
+static inline void store_dequantized(__m512i sums, const float *channel_scale, float row_scale, float *out,
+                                     __mmask16 present) {
     const __m512 scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(sums), _mm512_maskz_loadu_ps(present, channel_scale));
     _mm512_mask_storeu_ps(out, present, _mm512_mul_ps(scaled, _mm512_set1_ps(row_scale)));
 }

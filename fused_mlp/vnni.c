@@ -4,31 +4,35 @@
    The instruction multiplies four unsigned bytes by four signed bytes and adds them to an int32 lane. The weights are
    the unsigned side, shifted by 128 when they are packed: 128 times the sum of a row is then subtracted once a row,
    and wrap-around keeps the difference exact. A panel is 48 columns: 8 rows x 3 vectors of sums, 3 of weights and one
-   broadcast fill 28 of the 32 registers, and a panel of 7168 x 48 bytes stays in the second-level cache for all rows.
+   broadcast fill 28 of the 32 registers. A panel is multiplied in pieces of at most 512 x 4 inputs, whose sums wait in
+   memory for the next: a piece is still in the second-level cache for the last of the rows, and the next one is
+   fetched meanwhile.
 */
-enum { VECTORS = 3, PANEL_COLUMNS = LANES * VECTORS, BLOCK_ROWS = 8, VECTOR_BYTES = 64 };
+enum { VECTORS = 3, PANEL_COLUMNS = LANES * VECTORS, BLOCK_ROWS = 8, VECTOR_BYTES = 64, QUAD_BYTES = 4 * PANEL_COLUMNS };
+
+/* In steps of four inputs. A single block of rows reads every piece once, so that it fetches just ahead of itself. */
+enum { PIECE_QUADS = 512, NEAR_QUADS = 32 };
 
 /* Sums live in registers only if the compiler unrolls every loop over rows and vectors. */
 #define FOR_EACH_ROW _Pragma("GCC unroll 8") for (int row = 0; row < row_count; row++)
 #define FOR_EACH_VECTOR _Pragma("GCC unroll 3") for (int vector = 0; vector < VECTORS; vector++)
 
+/* Up to 8 rows of a piece. */
 typedef struct {
     const int8_t *rows;
-    const uint8_t *panel;
-    const float *channel_scale;
-    const float *row_scale;
-    const int32_t *row_offset;
-    float *out;
-    long inner_size; /* a multiple of 4 */
-    long out_stride;
-    int column_count; /* at most PANEL_COLUMNS */
-    const uint8_t *prefetched; /* this block's share of the next panel */
+    const uint8_t *weights;
+    int32_t *sums; /* of a row PANEL_COLUMNS */
+    long inner_size;
+    long quads;
+    const uint8_t *prefetched; /* this block's share of what comes next */
     long prefetch_step;
 } Block;
 
 int supported(void) { return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vnni"); }
 
-long scratch_bytes(long row_count, long inner_size) { return row_count * sizeof(int32_t); }
+long scratch_bytes(long row_count, long inner_size) {
+    return row_count * (PANEL_COLUMNS + 1) * sizeof(int32_t);
+}
 
 static inline int32_t four_bytes(const int8_t *at) {
     int32_t bytes;
@@ -38,23 +42,22 @@ static inline int32_t four_bytes(const int8_t *at) {
 
 static inline __attribute__((always_inline)) void multiply_rows(const Block *block, const int row_count) {
     __m512i sums[BLOCK_ROWS][VECTORS];
-    FOR_EACH_ROW FOR_EACH_VECTOR sums[row][vector] = _mm512_set1_epi32(-block->row_offset[row]);
+    int32_t *const kept = block->sums;
+    FOR_EACH_ROW FOR_EACH_VECTOR sums[row][vector] = _mm512_loadu_si512(kept + row * PANEL_COLUMNS + vector * LANES);
     const int8_t *const rows = block->rows;
-    const uint8_t *const panel = block->panel;
+    const uint8_t *const panel = block->weights;
     const uint8_t *const prefetched = block->prefetched;
-    const long prefetch_step = block->prefetch_step, quads = block->inner_size / 4;
+    const long prefetch_step = block->prefetch_step, inner_size = block->inner_size, quads = block->quads;
     for (long quad = 0; quad < quads; quad++) {
         __m512i weights[VECTORS];
         FOR_EACH_VECTOR weights[vector] = _mm512_loadu_si512(panel + (quad * VECTORS + vector) * VECTOR_BYTES);
-        FOR_EACH_VECTOR _mm_prefetch(prefetched + (quad * VECTORS + vector) * prefetch_step, _MM_HINT_T1);
+        FOR_EACH_VECTOR _mm_prefetch(prefetched + (quad * VECTORS + vector) * prefetch_step, _MM_HINT_T0);
         FOR_EACH_ROW {
-            const __m512i inputs = _mm512_set1_epi32(four_bytes(rows + 4 * (row * quads + quad)));
+            const __m512i inputs = _mm512_set1_epi32(four_bytes(rows + row * inner_size + 4 * quad));
             FOR_EACH_VECTOR sums[row][vector] = _mm512_dpbusd_epi32(sums[row][vector], weights[vector], inputs);
         }
     }
-    FOR_EACH_ROW FOR_EACH_VECTOR store_dequantized(
-        sums[row][vector], block->channel_scale + vector * LANES, block->row_scale[row],
-        block->out + row * block->out_stride + vector * LANES, present_lanes(block->column_count - vector * LANES));
+    FOR_EACH_ROW FOR_EACH_VECTOR _mm512_storeu_si512(kept + row * PANEL_COLUMNS + vector * LANES, sums[row][vector]);
 }
 
 /* A constant row count is what lets the compiler unroll. */
@@ -79,34 +82,51 @@ static void sum_rows(const int8_t *rows, long row_count, long inner_size, int32_
     }
 }
 
-/* out = (rows @ weights) * channel_scale * row_scale, with row_offsets as scratch for one int32 a row; inner_size
-   is a multiple of 4. */
-void matmul_dequantize(const int8_t *rows, const uint8_t *panels, const float *channel_scale, const float *row_scale,
-                       int32_t *row_offsets, float *out, long row_count, long inner_size, long column_count) {
-    sum_rows(rows, row_count, inner_size, row_offsets);
-    /* The blocks of rows share the work of fetching the next panel, or the first would wait for all of it. Past the
-       last panel a prefetch does nothing. */
+static void start_sums(const int32_t *row_offsets, int32_t *sums, long row_count) {
+    for (long row = 0; row < row_count; row++)
+        for (long column = 0; column < PANEL_COLUMNS; column += LANES)
+            _mm512_storeu_si512(sums + row * PANEL_COLUMNS + column, _mm512_set1_epi32(-row_offsets[row]));
+}
+
+/* The blocks of rows share the work of fetching the next piece, or the first would wait for all of it. Past the last
+   panel a prefetch does nothing. */
+static void multiply_piece(const int8_t *rows, const uint8_t *weights, int32_t *sums, long row_count, long inner_size,
+                           long quads) {
     const long block_count = (row_count + BLOCK_ROWS - 1) / BLOCK_ROWS;
     const long prefetch_step = VECTOR_BYTES / block_count;
-    const long prefetched_bytes = inner_size / 4 * VECTORS * prefetch_step;
-    for (long column = 0; column < column_count; column += PANEL_COLUMNS, panels += PANEL_COLUMNS * inner_size) {
-        const long columns_left = column_count - column;
-        for (long row = 0; row < row_count; row += BLOCK_ROWS) {
-            const long rows_left = row_count - row;
-            const Block block = {
-                .rows = rows + row * inner_size,
-                .panel = panels,
-                .channel_scale = channel_scale + column,
-                .row_scale = row_scale + row,
-                .row_offset = row_offsets + row,
-                .out = out + row * column_count + column,
-                .inner_size = inner_size,
-                .out_stride = column_count,
-                .prefetched = panels + PANEL_COLUMNS * inner_size + row / BLOCK_ROWS * prefetched_bytes,
-                .prefetch_step = prefetch_step,
-                .column_count = columns_left < PANEL_COLUMNS ? (int)columns_left : PANEL_COLUMNS,
-            };
-            multiply_block(&block, rows_left < BLOCK_ROWS ? rows_left : BLOCK_ROWS);
+    const uint8_t *const next = weights + (block_count == 1 ? NEAR_QUADS : quads) * QUAD_BYTES;
+    for (long row = 0; row < row_count; row += BLOCK_ROWS) {
+        const long rows_left = row_count - row;
+        const Block block = {
+            .rows = rows + row * inner_size,
+            .weights = weights,
+            .sums = sums + row * PANEL_COLUMNS,
+            .inner_size = inner_size,
+            .quads = quads,
+            .prefetched = next + row / BLOCK_ROWS * quads * VECTORS * prefetch_step,
+            .prefetch_step = prefetch_step,
+        };
+        multiply_block(&block, rows_left < BLOCK_ROWS ? rows_left : BLOCK_ROWS);
+    }
+}
+
+/* out = (rows @ weights) * channel_scale * row_scale; inner_size is a multiple of 4. */
+void matmul_dequantize(const int8_t *rows, const uint8_t *panels, const float *channel_scale, const float *row_scale,
+                       int32_t *scratch, float *out, long row_count, long inner_size, long column_count) {
+    int32_t *const sums = scratch, *const row_offsets = sums + row_count * PANEL_COLUMNS;
+    sum_rows(rows, row_count, inner_size, row_offsets);
+    const long quads = inner_size / 4, piece_count = (quads + PIECE_QUADS - 1) / PIECE_QUADS;
+    for (long column = 0; column < column_count; column += PANEL_COLUMNS) {
+        start_sums(row_offsets, sums, row_count);
+        for (long piece = 0; piece < piece_count; piece++) {
+            const long first = quads * piece / piece_count, end = quads * (piece + 1) / piece_count;
+            multiply_piece(rows + 4 * first, panels, sums, row_count, inner_size, end - first);
+            panels += (end - first) * QUAD_BYTES;
         }
+        for (long row = 0; row < row_count; row++)
+            for (long lane = 0; lane < PANEL_COLUMNS && column + lane < column_count; lane += LANES)
+                store_dequantized(_mm512_loadu_si512(sums + row * PANEL_COLUMNS + lane), channel_scale + column + lane,
+                                  row_scale[row], out + row * column_count + column + lane,
+                                  present_lanes(column_count - column - lane));
     }
 }
