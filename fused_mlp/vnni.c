@@ -82,10 +82,13 @@ static void sum_rows(const int8_t *rows, long row_count, long inner_size, int32_
     }
 }
 
-static void start_sums(const int32_t *row_offsets, int32_t *sums, long row_count) {
+/* Also fetches what of `out` the panel is going to write: each row has it on another page. */
+static void start_sums(const int32_t *row_offsets, int32_t *sums, const float *out, long row_count, long out_stride) {
     for (long row = 0; row < row_count; row++)
-        for (long column = 0; column < PANEL_COLUMNS; column += LANES)
+        for (long column = 0; column < PANEL_COLUMNS; column += LANES) {
             _mm512_storeu_si512(sums + row * PANEL_COLUMNS + column, _mm512_set1_epi32(-row_offsets[row]));
+            __builtin_prefetch(out + row * out_stride + column, 1);
+        }
 }
 
 /* The blocks of rows share the work of fetching the next piece, or the first would wait for all of it. Past the last
@@ -117,7 +120,7 @@ void matmul_dequantize(const int8_t *rows, const uint8_t *panels, const float *c
     sum_rows(rows, row_count, inner_size, row_offsets);
     const long quads = inner_size / 4, piece_count = (quads + PIECE_QUADS - 1) / PIECE_QUADS;
     for (long column = 0; column < column_count; column += PANEL_COLUMNS) {
-        start_sums(row_offsets, sums, row_count);
+        start_sums(row_offsets, sums, out + column, row_count, column_count);
         for (long piece = 0; piece < piece_count; piece++) {
             const long first = quads * piece / piece_count, end = quads * (piece + 1) / piece_count;
             multiply_piece(rows + 4 * first, panels, sums, row_count, inner_size, end - first);
