@@ -7,6 +7,7 @@ each layer for itself and without its activation function.
 from collections.abc import Callable
 
 import torch
+from gulliver.compressors.weight_scales import RowLevels
 from torch import Tensor
 
 STEPS = 600
@@ -20,17 +21,18 @@ _PULL = 10.0
 _FLATTEST, _STEEPEST = 20.0, 2.0
 
 
-def learn_rows(rows: Tensor, products: Tensor, scales: Tensor, highest_level: int) -> Tensor:
-    """Return the rows (groups, outputs, inputs) on the levels of their scales, each weight rounded up or down.
+def learn_rows(rows: Tensor, products: Tensor, levels: RowLevels) -> Tensor:
+    """Return the rows (groups, outputs, inputs) on their levels, each weight rounded up or down.
 
-    `products` (groups, inputs, inputs) are the summed products of what the rows are multiplied by. Zeros stay zero, and
-    no row's outputs change more than by rounding to the nearest.
+    `products` (groups, inputs, inputs) are the summed products of what the rows are multiplied by; the levels have
+    scales of the rows' shape. Zeros stay zero, and no row's outputs change more than by rounding to the nearest.
     """
-    rows, scales, kept = rows.double(), scales.double(), rows != 0
+    rows, scales, kept = rows.double(), levels.scales.double(), rows != 0
     lower = (rows / scales).floor()
+    lowest, highest = levels.lowest_level - levels.zero_points, levels.highest_level - levels.zero_points
 
     def rounded(up: Tensor) -> Tensor:
-        return (lower + up).clamp(-highest_level, highest_level) * scales * kept
+        return (lower + up).clamp(lowest, highest) * scales * kept
 
     def errors(up: Tensor) -> Tensor:
         change = rounded(up) - rows

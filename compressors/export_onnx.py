@@ -22,7 +22,7 @@ from torch.onnx.symbolic_helper import parse_args
 OPSET = 21
 # The newest that torch writes; between the two no operator that it writes computes anything else.
 _TORCH_OPSET = 20
-_INT4_LEVELS = 7
+_INT4 = -8, 7
 
 
 def to_onnx(model: nn.Module, example_inputs: tuple[Tensor, ...], batch: int) -> Any:
@@ -102,19 +102,19 @@ class _Layer(nn.Module):
 
     levels: Tensor
     scales: Tensor
+    zero_points: Tensor
 
     def __init__(self, quantized: QuantizedLayer) -> None:
         super().__init__()
         self.quantized = quantized
         rows = quantized.rows(quantized.layer.weight.detach())
-        scales = quantized.scales.reshape(-1, *[1] * (rows.dim() - 1))
-        levels = (rows / scales).round().clamp(-quantized.highest_level, quantized.highest_level)
-        self.register_buffer("levels", levels.to(torch.int8))
+        self.register_buffer("levels", quantized.levels.along(rows).levels(rows).to(torch.int8))
         self.register_buffer("scales", quantized.scales.clone())
+        self.register_buffer("zero_points", quantized.zero_points.to(torch.int8))
 
     def forward(self, values: Tensor) -> Tensor:
         """Return what the layer returns with its weights rounded."""
-        rows = _DequantizeRows.apply(self.levels, self.scales)  # type: ignore[no-untyped-call]
+        rows = _DequantizeRows.apply(self.levels, self.scales, self.zero_points)  # type: ignore[no-untyped-call]
         return self.quantized.run(values, rows)
 
 
@@ -141,12 +141,13 @@ class _Dequantize(torch.autograd.Function):
 
 class _DequantizeRows(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, levels: Tensor, scales: Tensor) -> Tensor:
-        return levels.float() * scales.reshape(-1, *[1] * (levels.dim() - 1))
+    def forward(ctx: Any, levels: Tensor, scales: Tensor, zero_points: Tensor) -> Tensor:
+        shape = (-1, *[1] * (levels.dim() - 1))
+        return (levels.float() - zero_points.reshape(shape)) * scales.reshape(shape)
 
     @staticmethod
-    def symbolic(g: Any, levels: Any, scales: Any) -> Any:
-        return _of_shape(g.op("DequantizeLinear", levels, scales, axis_i=0), scales, levels)
+    def symbolic(g: Any, levels: Any, scales: Any, zero_points: Any) -> Any:
+        return _of_shape(g.op("DequantizeLinear", levels, scales, zero_points, axis_i=0), scales, levels)
 
 
 def _of_shape(result: Any, scales: Any, levels: Any) -> Any:
@@ -181,24 +182,37 @@ def _averages(size: int, output: int) -> Tensor:
 
 
 def _pack_weights(exported: Any) -> None:
-    """Give all weights zero points in place, as some kernels ask for them, and store in 4 bits those that fit."""
+    """Store in place the weights that fit in 4 bits in as many, and their zero points in the type of the weights."""
     stored = {tensor.name: tensor for tensor in exported.graph.initializer}
     readers = [node for node in exported.graph.node if node.op_type == "DequantizeLinear" and node.input[0] in stored]
-    zeros = {name: _pack(stored[name]) for name in dict.fromkeys(node.input[0] for node in readers)}
-    exported.graph.initializer.extend(zeros.values())
+    # torch stores equal tensors once, and one may be the zero points of weights of two types.
+    names = {node.output[0]: node.input[0] for node in exported.graph.node if node.op_type == "Identity"}
+    zero_points = {node.input[0]: stored[names.get(node.input[2], node.input[2])] for node in readers}
+    packed = {name: _pack(stored[name], zeros) for name, zeros in zero_points.items()}
+    exported.graph.initializer.extend(packed.values())
     for node in readers:
-        node.input.append(zeros[node.input[0]].name)
+        node.input[2] = packed[node.input[0]].name
+    _remove_unread(exported.graph)
 
 
-def _pack(weights: Any) -> Any:
+def _remove_unread(graph: Any) -> None:
+    """Remove in place the other names of tensors, and the tensors, that nothing reads any more."""
+    read = {name for node in graph.node for name in node.input} | {it.name for it in graph.output}
+    for node in [it for it in graph.node if it.op_type == "Identity" and it.output[0] not in read]:
+        graph.node.remove(node)
+    read = {name for node in graph.node for name in node.input} | {it.name for it in graph.output}
+    for tensor in [it for it in graph.initializer if it.name not in read]:
+        graph.initializer.remove(tensor)
+
+
+def _pack(weights: Any, zero_points: Any) -> Any:
     """Store the weights in place in the narrowest type that holds them; return the zero points of their rows."""
     from onnx import TensorProto, helper, numpy_helper
 
-    levels = numpy_helper.to_array(weights)
-    small = abs(levels).max() <= _INT4_LEVELS
+    levels, zeros = numpy_helper.to_array(weights), numpy_helper.to_array(zero_points)
+    small = _INT4[0] <= min(levels.min(), zeros.min()) and max(levels.max(), zeros.max()) <= _INT4[1]
     kind, stored = (TensorProto.INT4, _nibbles) if small else (TensorProto.INT8, _bytes)
     weights.CopyFrom(helper.make_tensor(weights.name, kind, levels.shape, stored(levels), raw=True))
-    zeros = np.zeros(len(levels), np.int8)
     return helper.make_tensor(f"{weights.name}_zero_points", kind, zeros.shape, stored(zeros), raw=True)
 
 

@@ -39,15 +39,16 @@ class LearnedLayer(nn.Module):
     def __init__(self, quantized: QuantizedLayer) -> None:
         super().__init__()
         self.quantized = quantized
-        self.steps = nn.Parameter(quantized.scales.clone())
+        self.steps = nn.Parameter(quantized.scales[: None if quantized.per_channel else 1].clone())
 
     def forward(self, values: Tensor) -> Tensor:
         """Return what the layer returns with its weights rounded."""
-        highest = self.quantized.highest_level
         rows = self.quantized.rows(self.quantized.layer.weight)
-        share = (rows[0].numel() * highest) ** -0.5
+        levels = self.quantized.levels.along(rows)
+        share = (rows.numel() // len(self.steps) * levels.highest_level) ** -0.5
         steps = self.steps.reshape(-1, *[1] * (rows.dim() - 1))
-        return self.quantized.run(values, _rounded(rows, steps, 0, -highest, highest, share))
+        bounds = levels.lowest_level, levels.highest_level
+        return self.quantized.run(values, _rounded(rows, steps, levels.zero_points, *bounds, share))
 
     def settle(self) -> QuantizedLayer:
         """Return the layer with the steps that were learned."""
@@ -70,7 +71,7 @@ def learned_steps(model: nn.Module) -> Iterator[nn.Module]:
                 model.set_submodule(name, module.settle())
 
 
-def _rounded(values: Tensor, step: Tensor, zero_point: int, lowest: int, highest: int, share: float) -> Tensor:
+def _rounded(values: Tensor, step: Tensor, zero_point: int | Tensor, lowest: int, highest: int, share: float) -> Tensor:
     """Round with gradients that go straight through; the step's is scaled by its `share` (section 2.2)."""
     step = step.clamp_min(_SMALLEST_STEP)
     step = step * share + (step - step * share).detach()

@@ -1,13 +1,14 @@
 """Quantization as it is exported: weights and activations pass through fake quantization.
 
-Weights are symmetric per output channel or per group of a row; activations are per tensor, signed or shifted only
-where they fall below zero. Source: Krishnamoorthi, "Quantizing deep convolutional networks for efficient inference:
-A whitepaper", 2018.
+Weights are on levels of their own per output channel, per group of a row or all together; activations are per tensor,
+signed or shifted only where they fall below zero. Source: Krishnamoorthi, "Quantizing deep convolutional networks for
+efficient inference: A whitepaper", 2018.
 """
 
 import copy
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from gulliver.compressors.adaround import learn_rows
@@ -20,7 +21,7 @@ from gulliver.compressors.layer_inputs import calls_of, product_sums, weight_mat
 from gulliver.compressors.observe import observe_extremes, observe_histograms
 from gulliver.compressors.second_order import round_rows
 from gulliver.compressors.smooth import smooth
-from gulliver.compressors.weight_scales import WEIGHT_SCALES
+from gulliver.compressors.weight_scales import RowLevels, fit_rows
 from gulliver.spaces.recipe import Quantize, Recipe
 from gulliver.spaces.trace import symbolic_trace
 from gulliver.tasks.errors import InputError
@@ -29,7 +30,6 @@ from torch.nn import functional as F
 
 ADDITIONS = (operator.add, operator.iadd, torch.add, "add")
 IDENTITIES = (nn.Identity, nn.Dropout)
-_SMALLEST_SCALE = 1e-8
 
 
 class QuantizedActivation(nn.Module):
@@ -55,30 +55,31 @@ class QuantizedLayer(nn.Module):
     """A convolution or linear layer whose weights are rounded, each output channel at its own scale.
 
     With a `group_size`, each such number of a row's weights has a scale of its own: `scales` has (outputs * groups,).
+    Not `per_channel`, all of them are equal.
     """
 
     scales: Tensor
     zero_points: Tensor
 
-    def __init__(
-        self,
-        layer: nn.Conv1d | nn.Conv2d | nn.Linear,
-        weight_bits: int,
-        weight_scales: str = "max",
-        group_size: int | None = None,
-    ) -> None:
+    def __init__(self, layer: nn.Conv1d | nn.Conv2d | nn.Linear, choice: Quantize) -> None:
         super().__init__()
         self.layer = layer
-        self.highest_level = 2 ** (weight_bits - 1) - 1
-        self.group_size = group_size
-        scales, zero_points = _scales(self.rows(layer.weight.detach()), self.highest_level, weight_scales)
-        self.register_buffer("scales", scales)
-        self.register_buffer("zero_points", zero_points)
+        self.group_size, self.per_channel = choice.group_size, choice.per_channel
+        rows = self.rows(layer.weight.detach())
+        together = rows.flatten(1) if choice.per_channel else rows.reshape(1, -1)
+        levels = fit_rows(together, choice.weight_bits, choice.weight_scales, choice.symmetric_weights)
+        self.lowest_level, self.highest_level = levels.lowest_level, levels.highest_level
+        self.register_buffer("scales", levels.scales.expand(len(rows)).clone())
+        self.register_buffer("zero_points", levels.zero_points.expand(len(rows)).clone())
+
+    @property
+    def levels(self) -> RowLevels:
+        """The levels of the rows and what they stand for."""
+        return RowLevels(self.scales, self.zero_points, self.lowest_level, self.highest_level)
 
     def forward(self, values: Tensor) -> Tensor:
         """Return what the layer returns with its weights rounded."""
-        rows = self.rows(self.layer.weight)
-        return self.run(values, _rounded(rows, self.scales, self.zero_points, self.highest_level))
+        return self.run(values, _rounded(self.rows(self.layer.weight), self.levels))
 
     def run(self, values: Tensor, rows: Tensor) -> Tensor:
         """Return what the layer returns with these rows as its weights."""
@@ -94,8 +95,7 @@ class QuantizedLayer(nn.Module):
 
 def rounded_weight(weight: Tensor, weight_bits: int) -> Tensor:
     """Return the weights as a `QuantizedLayer` rounds them that is given no more than these bits."""
-    highest_level = 2 ** (weight_bits - 1) - 1
-    return _rounded(weight, *_scales(weight, highest_level, "max"), highest_level)
+    return _rounded(weight, fit_rows(weight.flatten(1), weight_bits))
 
 
 def call_layer(layer: nn.Conv1d | nn.Conv2d | nn.Linear, values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -106,14 +106,9 @@ def call_layer(layer: nn.Conv1d | nn.Conv2d | nn.Linear, values: Tensor, weight:
     return result
 
 
-def _scales(rows: Tensor, highest_level: int, method: str) -> tuple[Tensor, Tensor]:
-    """Return the scale of each row of weights, and the zeros that are their zero points."""
-    scales = WEIGHT_SCALES[method](rows.flatten(1), highest_level).clamp_min(_SMALLEST_SCALE)
-    return scales, torch.zeros(len(rows), dtype=torch.int32)
-
-
-def _rounded(rows: Tensor, scales: Tensor, zero_points: Tensor, highest_level: int) -> Tensor:
-    return torch.fake_quantize_per_channel_affine(rows, scales, zero_points, 0, -highest_level, highest_level)
+def _rounded(rows: Tensor, levels: RowLevels) -> Tensor:
+    bounds = levels.lowest_level, levels.highest_level
+    return torch.fake_quantize_per_channel_affine(rows, levels.scales, levels.zero_points, 0, *bounds)
 
 
 def quantize(model: nn.Module, recipe: Recipe, calibration: Iterable[tuple[Tensor, ...]]) -> fx.GraphModule:
@@ -218,8 +213,7 @@ def _quantize_layer(traced: fx.GraphModule, name: str, choice: Quantize) -> None
     # What is corrected must not reach the network that was given.
     layer = copy.deepcopy(layer) if choice.correct_bias or choice.rounding != "nearest" else layer
     parent, _, child = name.rpartition(".")
-    quantized = QuantizedLayer(layer, choice.weight_bits, choice.weight_scales, choice.group_size)
-    setattr(traced.get_submodule(parent), child, quantized)
+    setattr(traced.get_submodule(parent), child, QuantizedLayer(layer, choice))
 
 
 def _round_in_order(
@@ -233,19 +227,29 @@ def _round_in_order(
             layer = quantized.layer
             products = product_sums(layer, (values for values, _ in calls_of(traced, name, calibration)))
             rows = weight_matrix(layer)
-            scales = quantized.scales.reshape(*rows.shape[:2], -1)
-            scales = scales.repeat_interleave(rows.shape[2] // scales.shape[2], 2)
-            rounded = ROUNDINGS[choice.rounding](rows, products, scales, quantized.highest_level)
+            rounded = ROUNDINGS[choice.rounding](rows, products, _of_each_weight(quantized.levels, rows))
             layer.weight = nn.Parameter(rounded.reshape(layer.weight.shape))
 
 
-def _compensated(rows: Tensor, products: Tensor, scales: Tensor, highest_level: int) -> Tensor:
-    groups = zip(rows, products, scales, strict=True)
-    return torch.stack([round_rows(*group, highest_level) for group in groups])
+def _of_each_weight(levels: RowLevels, rows: Tensor) -> RowLevels:
+    """Return the levels with scales and zero points of the rows' own shape, (groups, outputs, inputs)."""
+
+    def spread(values: Tensor) -> Tensor:
+        values = values.reshape(*rows.shape[:2], -1)
+        return values.repeat_interleave(rows.shape[2] // values.shape[2], 2)
+
+    return replace(levels, scales=spread(levels.scales), zero_points=spread(levels.zero_points))
 
 
-# From rows and scales (groups, outputs, inputs) and products (groups, inputs, inputs) of inputs to rounded rows.
-ROUNDINGS: Mapping[str, Callable[[Tensor, Tensor, Tensor, int], Tensor]] = {
+def _compensated(rows: Tensor, products: Tensor, levels: RowLevels) -> Tensor:
+    scales = zip(levels.scales, levels.zero_points, strict=True)
+    each = [replace(levels, scales=of_group, zero_points=zero_points) for of_group, zero_points in scales]
+    return torch.stack([round_rows(*group) for group in zip(rows, products, each, strict=True)])
+
+
+# From rows (groups, outputs, inputs), the products (groups, inputs, inputs) of inputs, and levels that have scales of
+# the rows' shape, to rounded rows.
+ROUNDINGS: Mapping[str, Callable[[Tensor, Tensor, RowLevels], Tensor]] = {
     "gptq": _compensated,
     "adaround": learn_rows,
 }

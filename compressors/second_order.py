@@ -5,8 +5,10 @@ fixed order and with the Cholesky factor of Frantar et al., "GPTQ", ICLR 2023, s
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
+from gulliver.compressors.weight_scales import RowLevels
 from torch import Tensor
 
 # Share of the inputs' mean square that is added to each, as GPTQ does.
@@ -15,16 +17,15 @@ _OF = 4
 _BLOCK = 128
 
 
-def round_rows(rows: Tensor, products: Tensor, scales: Tensor, highest_level: int) -> Tensor:
-    """Return the rows (outputs, inputs) on the levels of their scales (outputs, inputs); zeros stay zero.
+def round_rows(rows: Tensor, products: Tensor, levels: RowLevels) -> Tensor:
+    """Return the rows (outputs, inputs) on their levels, which have scales of the same shape; zeros stay zero.
 
     `products` (inputs, inputs) are the summed products of what the rows are multiplied by.
     """
-    kept, scales = (rows != 0).T, scales.T.double()
+    kept, scales, zero_points = (rows != 0).T, levels.scales.T.double(), levels.zero_points.T
 
     def on_levels(weights: Tensor, at: int) -> Tensor:
-        levels = (weights[at] / scales[at]).round().clamp(-highest_level, highest_level)
-        return levels * scales[at] * kept[at]
+        return replace(levels, scales=scales[at], zero_points=zero_points[at]).rounded(weights[at]) * kept[at]
 
     return _one_after_the_other(rows, _factor(products), on_levels)
 

@@ -67,7 +67,8 @@ def _layer_bytes(layer: Layer, parts: Sequence[_Part], bias_bytes: int, choice: 
     bits = 4 if choice.weight_bits <= 4 else 8
     integers = sum(-(-part.weights * bits // 8) for part in parts)
     if choice.group_size is not None:
-        return biases + integers + _FLOAT_BYTES * sum(part.weights // choice.group_size for part in parts)
+        numbers = 1 if choice.symmetric_weights else 2
+        return biases + integers + numbers * _FLOAT_BYTES * sum(part.weights // choice.group_size for part in parts)
     scales = sum(part.outputs for part in parts)
     # Inputs have the upper end of a range; between parts they fall below zero, and have a lower one too.
     ends = 2 * len(parts) - 1

@@ -214,7 +214,7 @@ def _compressed(name: str, layer: nn.Module, choice: LayerRecipe) -> nn.Module:
     if choice.decompose:
         parts = list(split_layer(name, layer, choice.decompose.rank, choice.decompose).children())
     if choice.quantize:
-        parts = [QuantizedLayer(part, choice.quantize.weight_bits) for part in parts]  # type: ignore[arg-type]
+        parts = [QuantizedLayer(part, Quantize(choice.quantize.weight_bits)) for part in parts]  # type: ignore[arg-type]
     return nn.Sequential(*parts)
 
 

@@ -73,11 +73,11 @@ class Quantize:
     """Run the layer on integers of these widths, one scale for each output channel and one for the inputs.
 
     `calibrator` chooses the range of the inputs, `weight_scales` that of the weights; inputs that are not `symmetric`
-    have a zero point. Weights in groups of `group_size` inputs have a scale each, and the layer's inputs then stay in
-    floating point. `rounding` "gptq" lets later weights make good what earlier ones lose, "adaround" learns whether
-    each is rounded up or down, `equalize` scales channels
-    between the layer and the one before it, `correct_bias` takes back the mean that rounding adds,
-    `smooth` moves this share of how far a linear layer's input channels differ into its weights.
+    have a zero point, and all weights have one scale if not `per_channel`. Weights in groups of `group_size` inputs
+    have a scale each, and a zero point if not `symmetric_weights`; the layer's inputs then stay in floating point.
+    `rounding` "gptq" lets later weights make good what earlier ones lose, "adaround" learns whether each is rounded up
+    or down, `equalize` scales channels between the layer and the one before it, `correct_bias` takes back the mean that
+    rounding adds, `smooth` moves this share of how far a linear layer's input channels differ into its weights.
     """
 
     weight_bits: int = 8
@@ -90,6 +90,8 @@ class Quantize:
     equalize: bool = field(default=False, metadata=_YOUNGER)
     correct_bias: bool = field(default=False, metadata=_YOUNGER)
     smooth: float | None = field(default=None, metadata=_YOUNGER)
+    per_channel: bool = field(default=True, metadata=_YOUNGER)
+    symmetric_weights: bool = field(default=True, metadata=_YOUNGER)
 
     @property
     def widths(self) -> tuple[int, int]:
@@ -273,6 +275,8 @@ _RULES: tuple[tuple[str, str, str, Callable[[Any], bool]], ...] = (
         "`0 <= smooth <= 1` must hold, or it be left out",
         lambda share: share is None or (_is_number(share) and 0 <= share <= 1),
     ),
+    ("quantize", "per_channel", *_yes_or_no("per_channel")),
+    ("quantize", "symmetric_weights", *_yes_or_no("symmetric_weights")),
 )
 
 
@@ -309,6 +313,8 @@ def _check_layer(name: str, layer: LayerRecipe) -> None:
         _check_zeros(name, layer.sparsify, layer.decompose)
     if layer.decompose is not None:
         _check_decompose(name, layer.decompose)
+    if layer.quantize is not None:
+        _check_quantize(name, layer.quantize)
 
 
 def _check_zeros(name: str, sparsify: Sparsify, decompose: Decompose | None) -> None:
@@ -324,6 +330,17 @@ def _check_decompose(name: str, choice: Decompose) -> None:
         raise InputError(f"only kind='tucker2' has an `in_rank`, but {name} has kind={choice.kind!r} with one")
     if choice.kind == "tucker2" and choice.data_aware:
         raise InputError(f"kind='tucker2' must not be `data_aware`, but {name} has both")
+
+
+def _check_quantize(name: str, choice: Quantize) -> None:
+    if choice.group_size is not None and not choice.per_channel:
+        size = choice.group_size
+        raise InputError(
+            f"`per_channel` must be true with a `group_size`, but {name} has it false and group_size={size}"
+        )
+    if choice.group_size is None and not choice.symmetric_weights:
+        # Integer kernels have no zero points for weights: OpenVINO 2026.4 runs such layers in float32.
+        raise InputError(f"`symmetric_weights` must be true without a `group_size`, but {name} has it false")
 
 
 def check_finetune(finetune: Finetune | None) -> None:

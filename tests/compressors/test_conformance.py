@@ -90,6 +90,8 @@ METHODS = {
     "entropy": Quantize(calibrator="entropy", symmetric=False),
     "smooth": Quantize(calibrator="percentile", smooth=0.5),
     "groups": Quantize(4, group_size=4),
+    "asymmetric_groups": Quantize(4, group_size=4, rounding="gptq", symmetric_weights=False),
+    "per_tensor": Quantize(per_channel=False),
     "learned_steps": Finetune(1, learning_rate=0.01, quantization_aware=True),
 }
 SLOTS = {name: type(choice).__name__.lower() for name, choice in METHODS.items()}
@@ -102,6 +104,7 @@ COMBINATIONS = [
     ("2:4", "int4"),
     ("unstructured", "adaround"),
     ("int4", "learned_steps"),
+    ("per_tensor", "learned_steps"),
 ]
 
 

@@ -97,6 +97,7 @@ def test_the_exported_network_is_the_simulated_one(network, methods, originals, 
         Quantize(8, 8, symmetric=False),
         Quantize(4, 8, symmetric=False, weight_scales="mse"),
         Quantize(8, 12),
+        Quantize(8, 8, per_channel=False),
         *[Quantize(8, 8, calibrator) for calibrator in ("percentile", "entropy", "mse")],
         Quantize(8, 8, equalize=True, correct_bias=True),
         Quantize(4, 4, "mse", False, "mse", None, "nearest", True, True),
@@ -116,10 +117,11 @@ def test_every_way_to_quantize_is_exported_as_it_is_simulated(choice, originals,
     assert steps.median() <= 0.05
 
 
+@pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("bits", [4, 8])
-def test_weights_in_groups_are_exported_in_their_integer_type_and_give_the_simulated_outputs(bits, tmp_path):
+def test_weights_in_groups_are_exported_in_their_integer_type_and_give_the_simulated_outputs(bits, symmetric, tmp_path):
     network = nn.Sequential(nn.Linear(256, 128), nn.ReLU(), nn.Linear(128, 64)).eval()
-    choice = LayerRecipe(quantize=Quantize(bits, 8, group_size=64))
+    choice = LayerRecipe(quantize=Quantize(bits, 8, group_size=64, symmetric_weights=symmetric))
     inputs = torch.randn(BATCH, 256)
     model = quantize(network, Recipe({"0": choice, "2": choice}), [(inputs,)])
     save_openvino(to_openvino(model, (inputs,), BATCH), tmp_path / "network.xml", half=False)
@@ -128,7 +130,10 @@ def test_weights_in_groups_are_exported_in_their_integer_type_and_give_the_simul
         torch.testing.assert_close(run(ir, inputs), model(inputs), rtol=0, atol=1e-5)
     assert {it.get_element_type().get_type_name() for it in stored_weights(ir)} == {f"i{bits}"}
     weights = 256 * 128 + 128 * 64
-    assert tmp_path.joinpath("network.bin").stat().st_size < weights * bits / 8 + 4 * (weights / 64 + 192) + 400
+    assert (
+        tmp_path.joinpath("network.bin").stat().st_size
+        < weights * bits / 8 + (4 if symmetric else 8) * weights / 64 + 4 * 192 + 400
+    )
 
 
 def test_weights_in_groups_of_as_many_as_there_are_outputs_give_the_simulated_outputs_behind_a_flatten():

@@ -102,14 +102,18 @@ def test_inputs_of_any_width_are_rounded_as_they_are_simulated(choice, images_of
     assert (steps / wanted.abs().max()).max() <= 3
 
 
-def test_weights_in_groups_are_run_as_they_are_simulated():
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize(("bits", "kind"), [(4, TensorProto.INT4), (8, TensorProto.INT8)])
+def test_weights_in_groups_are_run_as_they_are_simulated(bits, kind, symmetric):
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 8)).eval()
     inputs = torch.randn(BATCH, 64)
-    recipe = Recipe(dict.fromkeys("02", LayerRecipe(quantize=Quantize(4, 8, group_size=16))))
+    choice = Quantize(bits, 8, group_size=16, symmetric_weights=symmetric)
+    recipe = Recipe(dict.fromkeys("02", LayerRecipe(quantize=choice)))
     model = quantize(network, recipe, [(inputs,)])
     exported = to_onnx(model, (inputs,), BATCH)
     assert {tuple(levels.dims) for levels, _ in weights_of(exported).values()} == {(128, 16), (16, 16)}
+    assert {levels.data_type for levels, _ in weights_of(exported).values()} == {kind}
     for optimized in (False, True):
         torch.testing.assert_close(run(exported, inputs, optimized), model(inputs).detach(), rtol=0, atol=1e-5)
 

@@ -20,11 +20,17 @@ def test_what_is_trained_rounds_activations_as_what_is_exported(lowest, symmetri
 
 
 @pytest.mark.parametrize(
-    ("layer", "shape", "group_size"),
-    [(nn.Conv2d(3, 5, 3), (2, 3, 7, 7), None), (nn.Linear(8, 5), (2, 8), None), (nn.Linear(8, 5), (2, 8), 4)],
+    ("layer", "shape", "choice"),
+    [
+        (nn.Conv2d(3, 5, 3), (2, 3, 7, 7), {}),
+        (nn.Conv2d(3, 5, 3), (2, 3, 7, 7), {"per_channel": False}),
+        (nn.Linear(8, 5), (2, 8), {}),
+        (nn.Linear(8, 5), (2, 8), {"group_size": 4}),
+        (nn.Linear(8, 5), (2, 8), {"group_size": 4, "symmetric_weights": False}),
+    ],
 )
-def test_what_is_trained_rounds_weights_as_what_is_exported(layer, shape, group_size):
-    quantized = QuantizedLayer(layer, 3, "mse", group_size)
+def test_what_is_trained_rounds_weights_as_what_is_exported(layer, shape, choice):
+    quantized = QuantizedLayer(layer, Quantize(3, weight_scales="mse", **choice))
     inputs = torch.randn(shape)
     torch.testing.assert_close(LearnedLayer(quantized)(inputs), quantized(inputs), rtol=1e-4, atol=1e-5)
 
@@ -44,7 +50,7 @@ def test_each_row_of_weights_learns_a_step_of_its_own():
     layer = nn.Linear(2, 2, bias=False)
     with torch.no_grad():
         layer.weight.copy_(torch.tensor([[0.7, 0.24], [1.4, 0.1]]))
-    learned = LearnedLayer(QuantizedLayer(layer, 4))
+    learned = LearnedLayer(QuantizedLayer(layer, Quantize(4)))
     learned(torch.ones(1, 2)).sum().backward()
     # Steps of 0.1 and 0.2: 0.7 and 1.4 are at their levels, 0.24 is 0.4 of a step too high, 0.1 half a step (to even).
     by_hand = torch.tensor([-0.4, -0.5]) / (2 * 7) ** 0.5

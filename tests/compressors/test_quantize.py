@@ -72,7 +72,7 @@ def test_weights_are_rounded_as_by_hand_each_output_channel_at_its_own_scale(lay
     highest = 2 ** (bits - 1) - 1
     scales = np.abs(weight.reshape(len(weight), -1)).max(1) / highest
     wanted = rounded(weight, scales.reshape(-1, *[1] * (weight.ndim - 1)), -highest, highest)
-    quantized = QuantizedLayer(layer, bits)
+    quantized = QuantizedLayer(layer, Quantize(bits))
     np.testing.assert_allclose(quantized.scales, scales, rtol=1e-6)
     inputs = torch.randn(shape)
     with torch.no_grad():
@@ -231,7 +231,7 @@ def test_scales_of_least_squared_error_are_the_best_of_a_fine_search():
     layer = nn.Linear(64, 4)
     rows = layer.weight.detach()
     rows[0, 0] = 1.0
-    quantized = QuantizedLayer(layer, 4, "mse")
+    quantized = QuantizedLayer(layer, Quantize(4, weight_scales="mse"))
 
     def error(row, scale):
         return ((row / scale).round().clamp(-7, 7) * scale - row).square().sum().item()
@@ -254,6 +254,27 @@ def test_weights_in_groups_have_a_scale_each_and_inputs_that_stay_as_they_are():
     assert not roundings(model)
     with torch.no_grad():
         torch.testing.assert_close(model(inputs), inputs @ wanted.T + layer.bias)
+
+
+def test_groups_with_zero_points_have_all_levels_from_their_least_to_their_greatest_weight_or_zero():
+    layer = nn.Linear(4, 2, bias=False)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[-0.2, 0.57, 1.3, 0.04], [0.3, 0.9, 1.5, 0.61]]))
+    choice = LayerRecipe(quantize=Quantize(4, 8, group_size=4, symmetric_weights=False))
+    model = quantize(nn.Sequential(layer), Recipe({"0": choice}), [(torch.rand(4, 4),)])
+    # Both in steps of 0.1: 15 from -0.2 to 1.3, and 15 from 0 to 1.5; level -8 stands for the least.
+    torch.testing.assert_close(model.get_submodule("0").scales, torch.tensor([0.1, 0.1]))
+    assert model.get_submodule("0").zero_points.tolist() == [-6, -8]
+    wanted = torch.tensor([[-0.2, 0.6, 1.3, 0.0], [0.3, 0.9, 1.5, 0.6]])
+    torch.testing.assert_close(model(torch.eye(4)).T.detach(), wanted)
+
+
+def test_a_layer_not_per_channel_has_one_scale_that_its_largest_weight_decides():
+    layer = nn.Conv2d(2, 3, 3)
+    choice = LayerRecipe(quantize=Quantize(4, 8, per_channel=False))
+    model = quantize(nn.Sequential(layer), Recipe({"0": choice}), [(torch.rand(2, 2, 5, 5),)])
+    largest = layer.weight.abs().max().item()
+    torch.testing.assert_close(model.get_submodule("0").scales, torch.full((3,), largest / 7))
 
 
 @pytest.mark.parametrize("layer", [nn.Linear(6, 3), nn.Conv2d(4, 4, 1)])
@@ -281,20 +302,23 @@ def test_corrected_biases_give_the_mean_outputs_of_the_exact_network(originals):
     assert torch.equal(original.task.model.linear.bias, before)
 
 
-@pytest.mark.parametrize("group_size", [None, 8])
-def test_rounding_in_order_gives_outputs_nearer_to_the_exact_ones(group_size):
+@pytest.mark.parametrize(
+    "choice", [{}, {"per_channel": False}, {"group_size": 8}, {"group_size": 8, "symmetric_weights": False}], ids=str
+)
+@pytest.mark.parametrize("by_inputs", ["gptq", "adaround"])
+def test_rounding_by_what_is_read_gives_outputs_nearer_to_the_exact_ones(by_inputs, choice):
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(32, 16)).eval()
     inputs = torch.randn(200, 32) @ torch.randn(32, 32) + 1
     before = network[0].weight.clone()
 
     def distance(rounding):
-        choice = Quantize(3, 16, group_size=group_size, rounding=rounding)
-        model = quantize(network, Recipe({"0": LayerRecipe(quantize=choice)}), [(inputs,)])
+        layer = LayerRecipe(quantize=Quantize(3, 16, rounding=rounding, **choice))
+        model = quantize(network, Recipe({"0": layer}), [(inputs,)])
         with torch.no_grad():
             return (model(inputs) - network(inputs)).square().sum()
 
-    assert distance("gptq") < distance("nearest")
+    assert distance(by_inputs) < distance("nearest")
     assert torch.equal(network[0].weight, before)
 
 

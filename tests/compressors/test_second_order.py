@@ -3,6 +3,7 @@ import itertools
 import pytest
 import torch
 from gulliver.compressors.second_order import halve_rows, round_rows
+from gulliver.compressors.weight_scales import RowLevels
 
 
 @pytest.fixture
@@ -18,6 +19,10 @@ def correlated_rows(inputs):
     return torch.randn(6, inputs, generator=generator), values.T @ values
 
 
+def on_levels(scales, highest_level):
+    return RowLevels(scales, torch.zeros_like(scales, dtype=torch.int32), -highest_level, highest_level)
+
+
 def error(changed, rows, products):
     difference = (changed - rows).double()
     return torch.einsum("oi,ij,oj->o", difference, products, difference)
@@ -27,7 +32,7 @@ def test_rounding_in_order_loses_less_than_rounding_each_weight(correlated):
     rows, products = correlated
     scales = (rows.abs().amax(1, keepdim=True) / 7).expand_as(rows)
     nearest = (rows / scales).round().clamp(-7, 7) * scales
-    given = round_rows(rows, products, scales, 7)
+    given = round_rows(rows, products, on_levels(scales, 7))
     assert error(given, rows, products).sum() < error(nearest, rows, products).sum()
     levels = given / scales
     torch.testing.assert_close(levels, levels.round(), rtol=0, atol=1e-4)
@@ -46,14 +51,14 @@ def test_rounding_in_order_is_optimal_brain_surgery_with_the_inverse_reduced_aft
         change = (expected[:, at] - rounded)[:, None] * inverse[at] / inverse[at, at]
         expected = torch.cat([expected[:, :at], rounded[:, None], (expected - change)[:, at + 1 :]], 1)
         inverse = inverse - inverse[:, at : at + 1] @ inverse[at : at + 1] / inverse[at, at]
-    torch.testing.assert_close(round_rows(rows, products, scales, 7), expected.float())
+    torch.testing.assert_close(round_rows(rows, products, on_levels(scales, 7)), expected.float())
 
 
 def test_inputs_that_have_nothing_in_common_are_rounded_each_to_the_nearest(correlated):
     rows, _ = correlated
     scales = (rows.abs().amax(1, keepdim=True) / 7).expand_as(rows)
     nearest = (rows / scales).round() * scales
-    torch.testing.assert_close(round_rows(rows, torch.eye(16, dtype=torch.float64), scales, 7), nearest)
+    torch.testing.assert_close(round_rows(rows, torch.eye(16, dtype=torch.float64), on_levels(scales, 7)), nearest)
 
 
 def test_two_of_every_four_are_zero_and_the_others_lose_less_than_magnitude_would(correlated):

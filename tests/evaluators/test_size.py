@@ -65,11 +65,13 @@ def test_every_kind_of_split_takes_the_bytes_of_its_parts(choice, weights, scale
 
 
 def test_every_group_of_weights_has_a_scale(block):
-    def size(group_size):
-        return Size(block)(recipe_of(block, linear=LayerRecipe(quantize=Quantize(4, 8, group_size=group_size))))
+    def size(group_size, **choice):
+        layer = LayerRecipe(quantize=Quantize(4, 8, group_size=group_size, **choice))
+        return Size(block)(recipe_of(block, linear=layer))
 
     # Their inputs stay in floating point, and have no range.
     assert size(4) - size(None) == 4 * (160 // 4 - 10 - 1)
+    assert size(4, symmetric_weights=False) - size(4) == 4 * (160 // 4)
 
 
 @pytest.mark.parametrize(("kind", "largest"), [("svd", 48), ("channel_svd", 32), ("tucker2", 32)])

@@ -21,6 +21,8 @@ OTHER = {
         "equalize": {"equalize": True},
         "correct_bias": {"correct_bias": True},
         "smooth": {"smooth": 0.5},
+        "per_channel": {"per_channel": False},
+        "symmetric_weights": {"symmetric_weights": False, "group_size": 4},
     },
 }
 PLAIN_FIELDS = {

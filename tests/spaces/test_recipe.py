@@ -161,6 +161,18 @@ ACTIVATION = "`4 <= activation_bits <= 16` must hold, whole"
             LayerRecipe(None, None, Quantize(group_size=0)),
             f"`group_size >= 1` must hold, whole, or be left out, but {LAYER} has group_size=0",
         ),
+        (
+            LayerRecipe(None, None, Quantize(per_channel=0)),
+            f"`per_channel` must be true or false, but {LAYER} has per_channel=0",
+        ),
+        (
+            LayerRecipe(None, None, Quantize(group_size=8, per_channel=False)),
+            f"`per_channel` must be true with a `group_size`, but {LAYER} has it false and group_size=8",
+        ),
+        (
+            LayerRecipe(None, None, Quantize(symmetric_weights=False)),
+            f"`symmetric_weights` must be true without a `group_size`, but {LAYER} has it false",
+        ),
         (LayerRecipe(None, None, Quantize(8, 17)), f"{ACTIVATION}, but {LAYER} has activation_bits=17"),
         (LayerRecipe(None, None, Quantize(8, None)), f"{ACTIVATION}, but {LAYER} has activation_bits=None"),
     ],

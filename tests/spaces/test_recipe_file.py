@@ -43,10 +43,11 @@ choices = st.builds(
         calibrator=st.sampled_from(CALIBRATORS),
         symmetric=st.booleans(),
         weight_scales=st.sampled_from(WEIGHT_SCALES),
-        group_size=st.none() | st.integers(1, 128),
         equalize=st.booleans(),
         correct_bias=st.booleans(),
-    ),
+        per_channel=st.booleans(),
+    )
+    | st.builds(Quantize, st.integers(2, 8), group_size=st.integers(1, 128), symmetric_weights=st.booleans()),
     st.none() | texts,
 )
 finetunes = st.builds(
